@@ -1,0 +1,126 @@
+"""Smooth weighted round robin.
+
+Theory of operation: nginx gives each server a counter; a turn adds to each its weight, takes the
+server with the highest counter (the first of several) and subtracts the sum of all weights there.
+Weights 5, 1, 1 give "a a b a c a a" and not a burst of five. All counters are back at zero after as
+many turns as the weights add up to, so a round is computed once, as it is first used, and
+repeated from memory. Servers of one weight take turns among themselves, so one counter
+per distinct weight is enough; the result is the same.
+
+A round that is too long to be kept (weights in the thousands without a common divisor) is spread in
+another way: of a round's length 1, a server of weight w is due at 1/2w, 3/2w, 5/2w …, and a heap
+tells who is next, however many servers there are.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heapify, heappop, heapreplace
+from itertools import chain, cycle, islice
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pingora_load_balancing.backend import Backend
+
+__all__ = ["RoundRobin"]
+
+# Half a megabyte of references.
+_LONGEST_ROUND_KEPT: Final = 65_536
+
+
+@final
+class RoundRobin:
+    """Takes the backends in turns, each as often as its weight says, evenly spread.
+
+    The key is ignored. If as many turns as there are backends brought none that could be used,
+    each backend is offered once more regardless of its weight: those that are passed over may hold
+    nearly all of the turns.
+
+    Args:
+        backends: The backends; those of weight 0 get no turn.
+
+    Examples:
+        >>> from pingora_load_balancing import Backend
+        >>> turns = RoundRobin([Backend("a:80", 5), Backend("b:80"), Backend("c:80")])
+        >>> " ".join(next(turns.iter(b"")).addr.host for _ in range(7))
+        'a a b a c a a'
+
+    Source: nginx, src/http/ngx_http_upstream_round_robin.c (Pingora's own weighted round robin
+    comes in bursts).
+    """
+
+    __slots__ = ("_count", "_plain", "_weighted")
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        active = [backend for backend in backends if backend.weight > 0]
+        divisor = math.gcd(*(backend.weight for backend in active))
+        self._count = len(active)
+        self._plain = cycle(active)
+        self._weighted: Iterator[Backend]
+        if all(backend.weight == divisor for backend in active):
+            self._weighted = self._plain
+        elif sum(backend.weight for backend in active) // divisor <= _LONGEST_ROUND_KEPT:
+            self._weighted = cycle(_smooth_round(active, divisor))
+        else:
+            self._weighted = _spread_rounds(active, divisor)
+
+    def iter(self, key: bytes) -> Iterator[Backend]:  # noqa: ARG002  # turns have no key
+        """Take turns, beginning with the one whose turn it is.
+
+        Args:
+            key: Ignored.
+
+        Returns:
+            Twice as many backends as there are; a turn is used up only when it is taken.
+        """
+        count = self._count
+        return chain(islice(self._weighted, count), islice(self._plain, count))
+
+
+def _smooth_round(backends: Sequence[Backend], divisor: int) -> Iterator[Backend]:
+    members: dict[int, list[int]] = {}
+    for index, backend in enumerate(backends):
+        members.setdefault(backend.weight // divisor, []).append(index)
+    weights = list(members)
+    groups = list(members.values())
+    total = sum(weight * len(group) for weight, group in members.items())
+    positions = [0] * len(groups)
+    # The counter of the member whose turn is next in each group, and its index in backends.
+    counters = [0] * len(groups)
+    candidates = [group[0] for group in groups]
+    for _ in range(total):
+        best = 0
+        best_counter = -total
+        for number, weight in enumerate(weights):
+            counter = counters[number] + weight
+            counters[number] = counter
+            if counter > best_counter or (
+                counter == best_counter and candidates[number] < candidates[best]
+            ):
+                best = number
+                best_counter = counter
+        yield backends[candidates[best]]
+        position = positions[best] + 1
+        if position == len(groups[best]):
+            # All members had this turn; the first of them comes next, and paid already.
+            position = 0
+            counters[best] -= total
+        positions[best] = position
+        candidates[best] = groups[best][position]
+
+
+def _spread_rounds(backends: Sequence[Backend], divisor: int) -> Iterator[Backend]:
+    weights = [backend.weight // divisor for backend in backends]
+    while True:
+        due = [(0.5 / weight, index, 0) for index, weight in enumerate(weights)]
+        heapify(due)
+        while due:
+            _, index, turn = due[0]
+            yield backends[index]
+            turn += 1
+            if turn < weights[index]:
+                heapreplace(due, ((turn + 0.5) / weights[index], index, turn))
+            else:
+                heappop(due)
