@@ -1,106 +1,146 @@
-"""`HeaderMap`: header fields in wire order, with their case, looked up without case.
+"""The ordered multimap under request heads, response heads and trailers.
 
-Theory of operation: the fields are one list of (name, value) pairs of bytes. The index, from
-lower-case name to the position of the first field of that name, is built on the first look-up
-and thrown away by changes that move fields. When it has fewer entries than there are fields,
-some name occurs twice; only then does anything look further.
-
-Rules of this file: names and values are checked when they are put in by a program; fields that a
-parser has already checked come in through ``from_wire_items`` unchecked.
+Theory of operation: the fields live in one list of ``(name, value)`` pairs of bytes, as they were
+received and as they will be sent. A dictionary from the lower-case name to the *first* value is
+built when a field is first looked up, and kept up to date from then on. Whoever only passes a head
+on never pays for it. (A dictionary of values, not of positions: looking up is what is hot, and
+positions would have to move with every removal.)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeVar, overload
 
 from pingora_error import Error, ErrorType
-from pingora_http.grammar import is_field_value, is_token
+from pingora_http.grammar import VALUE_BYTES, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, KeysView
+    from typing import Self
 
-__all__ = ["HeaderMap", "HeaderName", "HeaderValue"]
+__all__ = ["HeaderMap", "explain", "to_bytes"]
 
-HeaderName: TypeAlias = str | bytes
-HeaderValue: TypeAlias = str | bytes
+_D = TypeVar("_D")
 
-# Programs use a few dozen names; the bound only keeps names made of input from piling up.
-_MAX_CACHED_NAMES = 1024
-_names: dict[str, tuple[bytes, bytes]] = {}
+# Field names seen from the application's side, checked once: as given -> (bytes, lower case).
+# Text and bytes apart, since b"x" and "x" have one hash and comparing them is a warning.
+_TEXT_NAMES: Final[dict[str, tuple[bytes, bytes]]] = {}
+_BYTE_NAMES: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+_MAX_CACHED_NAMES: Final = 1024
+_MAX_CACHED_NAME_SIZE: Final = 64
 
 
-def _checked_name(name: HeaderName) -> tuple[bytes, bytes]:
-    # Returns the name as bytes and its lower-case key.
-    if isinstance(name, str):
-        known = _names.get(name)
-        if known is not None:
-            return known
-        raw = name.encode("latin-1", "replace")
-    else:
-        raw = name
+def explain(what: str, text: str | bytes) -> str:
+    """Say what is wrong with a part of a head that cannot be sent.
+
+    Args:
+        what: Which part.
+        text: What it holds; only its beginning is shown.
+
+    Returns:
+        The context of an error.
+    """
+    return f"invalid {what}: {text[:64]!r}"
+
+
+def to_bytes(what: str, text: str | bytes) -> bytes:
+    """Encode text of a head the way it is decoded when read: as latin-1.
+
+    Args:
+        what: What it is, for the error.
+        text: Text, or bytes to pass through.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        Error: ``INVALID_HTTP_HEADER`` if there is a character beyond latin-1.
+    """
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise Error(ErrorType.INVALID_HTTP_HEADER, explain(what, text)) from None
+
+
+def _name(name: str | bytes) -> tuple[bytes, bytes]:
+    known = _TEXT_NAMES.get(name) if isinstance(name, str) else _BYTE_NAMES.get(name)
+    return _check_name(name) if known is None else known
+
+
+def _check_name(name: str | bytes) -> tuple[bytes, bytes]:
+    raw = to_bytes("field name", name)
     if not is_token(raw):
-        raise Error(ErrorType.INVALID_HTTP_HEADER, f"not a field name: {raw[:80]!r}")
-    pair = raw, raw.lower()
-    if isinstance(name, str) and len(_names) < _MAX_CACHED_NAMES:
-        _names[name] = pair
-    return pair
+        raise Error(ErrorType.INVALID_HTTP_HEADER, explain("field name", name))
+    known = (raw, raw.lower())
+    if len(raw) <= _MAX_CACHED_NAME_SIZE:
+        if isinstance(name, str):
+            if len(_TEXT_NAMES) >= _MAX_CACHED_NAMES:
+                _TEXT_NAMES.clear()
+            _TEXT_NAMES[name] = known
+        else:
+            if len(_BYTE_NAMES) >= _MAX_CACHED_NAMES:
+                _BYTE_NAMES.clear()
+            _BYTE_NAMES[name] = known
+    return known
 
 
-def _checked_value(name: bytes, value: HeaderValue) -> bytes:
-    if isinstance(value, str):
-        try:
-            value = value.encode("latin-1")
-        except UnicodeEncodeError as error:
-            raise Error(
-                ErrorType.INVALID_HTTP_HEADER,
-                f"value of {name.decode('latin-1')} is not latin-1; encode it yourself",
-                cause=error,
-            ) from error
-    value = value.strip(b" \t")
-    if not is_field_value(value):
-        raise Error(ErrorType.INVALID_HTTP_HEADER, f"control character in {name.decode('latin-1')}")
-    return value
+def _value(value: str | bytes) -> bytes:
+    raw = value if isinstance(value, bytes) else to_bytes("field value", value)
+    if raw.translate(None, VALUE_BYTES):
+        raise Error(ErrorType.INVALID_HTTP_HEADER, explain("field value", value))
+    return raw.strip(b" \t")
 
 
-def _key(name: HeaderName) -> bytes:
-    if isinstance(name, str):
-        known = _names.get(name)
-        return known[1] if known is not None else name.lower().encode("latin-1", "replace")
-    return name.lower()
+def _key(name: str | bytes) -> bytes:
+    # For looking up: a name that cannot exist is simply not there.
+    if isinstance(name, bytes):
+        return name.lower()
+    known = _TEXT_NAMES.get(name)
+    return name.encode("latin-1", "replace").lower() if known is None else known[1]
 
 
 class HeaderMap:
-    r"""Header or trailer fields: ordered, case-keeping, with duplicates.
+    """Header or trailer fields: their order, the case of their names, and repeated ones.
+
+    Names are found whatever their case. Names and values are given as text or as bytes, and are
+    read as text (latin-1, which no byte fails) or, by the ``raw`` methods, as the bytes on the
+    wire. What is added is checked: nothing that would end a field or a head gets in.
 
     Args:
-        items: Names and values.
+        items: Names and values to begin with, appended in this order.
 
     Raises:
-        Error: ``INVALID_HTTP_HEADER`` for a name or value that must not go on the wire.
+        Error: ``INVALID_HTTP_HEADER`` if a name is not a token, or a value holds a control
+            character or text beyond latin-1.
 
     Examples:
-        >>> fields = HeaderMap([("Content-Type", "text/html")])
-        >>> fields.append_header("Set-Cookie", "a=1")
-        >>> fields.get("content-type")
-        'text/html'
-        >>> fields.to_h1_wire()
-        b'Content-Type: text/html\r\nSet-Cookie: a=1\r\n'
+        >>> fields = HeaderMap([("Accept", "text/html"), ("accept", "*/*")])
+        >>> fields.get("ACCEPT"), fields.get_all("accept"), fields.get_raw(b"accept")
+        ('text/html', ['text/html', '*/*'], b'text/html')
+        >>> fields.insert_header("Accept", "image/png")
+        >>> list(fields)
+        [('Accept', 'image/png')]
+
+    Source: pingora-http/src/lib.rs.
     """
 
     __slots__ = ("_index", "_items")
 
-    def __init__(self, items: Iterable[tuple[HeaderName, HeaderValue]] = ()) -> None:
-        self._items: list[tuple[bytes, bytes]] = []
-        self._index: dict[bytes, int] | None = None
-        for name, value in items:
-            self.append_header(name, value)
+    _items: list[tuple[bytes, bytes]]
+    _index: dict[bytes, bytes] | None
 
-    @classmethod
-    def from_wire_items(cls, items: list[tuple[bytes, bytes]]) -> HeaderMap:
-        """Take fields over that a parser has checked.
+    def __init__(self, items: Iterable[tuple[str | bytes, str | bytes]] = ()) -> None:
+        self._items = [(_name(name)[0], _value(value)) for name, value in items]
+        self._index = None
+
+    @staticmethod
+    def from_wire_items(items: list[tuple[bytes, bytes]]) -> HeaderMap:
+        """Wrap fields that a parser has checked.
 
         Args:
-            items: The fields; owned by the map afterwards.
+            items: Names and values; the list is taken, not copied.
 
         Returns:
             The map.
@@ -110,100 +150,103 @@ class HeaderMap:
         self._index = None
         return self
 
-    def copy(self) -> HeaderMap:
-        """Copy the map.
-
-        Returns:
-            A map that changes on its own.
-        """
-        return HeaderMap.from_wire_items(self._items[:])
-
-    # ---------------------------------------------------------------- reading
-
-    def _build_index(self) -> dict[bytes, int]:
+    def _build(self) -> dict[bytes, bytes]:
         items = self._items
-        index = {name.lower(): position for position, (name, _) in enumerate(items)}
+        # Forwards the last value wins, which is right unless a name repeats: enumerating
+        # backwards at once costs 2.7 instead of 1.7 us for 12 fields (2026-11).
+        index = {name.lower(): value for name, value in items}
         if len(index) != len(items):
-            # The comprehension keeps the last position of a name; look-ups want the first.
-            index = {}
-            for position, (name, _) in enumerate(items):
-                index.setdefault(name.lower(), position)
+            index = {name.lower(): value for name, value in reversed(items)}
         self._index = index
         return index
 
-    def keys_lower(self) -> KeysView[bytes]:
-        """Return the names that occur, in lower case, each once.
+    def _position(self, key: bytes) -> int:
+        # Of a field that is known to be there.
+        at = 0
+        for name, _ in self._items:
+            if name.lower() == key:
+                break
+            at += 1
+        return at
 
-        Returns:
-            A set-like view; do not keep it across changes.
-        """
-        index = self._index
-        return (self._build_index() if index is None else index).keys()
-
-    @property
-    def has_duplicates(self) -> bool:
-        """Whether any name occurs more than once."""
-        return len(self.keys_lower()) != len(self._items)
-
-    @property
-    def raw_items(self) -> list[tuple[bytes, bytes]]:
-        """The fields as they go on the wire; not to be changed."""
-        return self._items
+    # ---------------------------------------------------------------- reading
 
     def get_raw(self, key: bytes) -> bytes | None:
-        """Return the first value of a name.
+        """Return the first value of a field, as bytes.
+
+        This is the fast way to look up.
 
         Args:
-            key: The name, in lower case.
+            key: The name, which must be lower case (see :mod:`pingora_http.names`).
 
         Returns:
-            The value's bytes; None when there is no such field.
+            The value, or None if there is no such field.
         """
         index = self._index
-        if index is None:
-            index = self._build_index()
-        position = index.get(key)
-        return None if position is None else self._items[position][1]
+        return (self._build() if index is None else index).get(key)
 
     def get_all_raw(self, key: bytes) -> list[bytes]:
-        """Return all values of a name.
+        """Return all values of a field, as bytes.
 
         Args:
-            key: The name, in lower case.
+            key: The name, which must be lower case.
 
         Returns:
-            The values' bytes in wire order.
+            The values in their order; empty if there is no such field.
         """
         if key not in self.keys_lower():
             return []
         return [value for name, value in self._items if name.lower() == key]
 
-    def get(self, name: HeaderName, default: str | None = None) -> str | None:
-        """Return the first value of a name.
+    @overload
+    def get(self, name: str | bytes) -> str | None: ...
+    @overload
+    def get(self, name: str | bytes, default: _D) -> str | _D: ...
+    def get(self, name: str | bytes, default: _D | None = None) -> str | _D | None:
+        """Return the first value of a field.
 
         Args:
             name: The name, in any case.
-            default: What to return when there is no such field.
+            default: What to return if there is no such field.
 
         Returns:
-            The value, decoded as latin-1.
+            The value as latin-1 text, or the default.
         """
         value = self.get_raw(_key(name))
         return default if value is None else value.decode("latin-1")
 
-    def get_all(self, name: HeaderName) -> list[str]:
-        """Return all values of a name.
+    def get_all(self, name: str | bytes) -> list[str]:
+        """Return all values of a field.
 
         Args:
             name: The name, in any case.
 
         Returns:
-            The values in wire order, decoded as latin-1.
+            The values in their order, as latin-1 text; empty if there is no such field.
         """
         return [value.decode("latin-1") for value in self.get_all_raw(_key(name))]
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str | bytes) and _key(name) in self.keys_lower()
+    def keys_lower(self) -> KeysView[bytes]:
+        """Return the names that are there, each once.
+
+        Returns:
+            A live view of the names in lower case, in no particular order; made for ``in``.
+        """
+        index = self._index
+        return (self._build() if index is None else index).keys()
+
+    @property
+    def raw_items(self) -> list[tuple[bytes, bytes]]:
+        """Names as they were given, and values; the live list, which must not be changed."""
+        return self._items
+
+    @property
+    def has_duplicates(self) -> bool:
+        """Whether any name is there more than once."""
+        return len(self.keys_lower()) != len(self._items)
+
+    def __contains__(self, name: str | bytes) -> bool:
+        return _key(name) in self.keys_lower()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -213,96 +256,123 @@ class HeaderMap:
             yield name.decode("latin-1"), value.decode("latin-1")
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, HeaderMap):
+        # As HTTP compares: the same fields in the same order, names in any case.
+        if type(other) is not type(self):
             return NotImplemented
-        return self._items == other._items
+        theirs = other._items
+        return [(k.lower(), v) for k, v in self._items] == [(k.lower(), v) for k, v in theirs]
 
-    __hash__ = None  # type: ignore[assignment]  # mutable, as list says it too
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        names = ", ".join(name.decode("latin-1") for name, _ in self._items)
-        return f"<{type(self).__name__} {names}>"
+        # No values: a head holds credentials, and a repr ends up in logs.
+        return f"<{type(self).__name__} with {len(self._items)} fields>"
 
     # --------------------------------------------------------------- changing
 
-    def append_header(self, name: HeaderName, value: HeaderValue) -> None:
-        """Add a field behind all others.
+    def insert_header(self, name: str | bytes, value: str | bytes) -> None:
+        """Set a field: add it, or replace all fields of that name.
+
+        A replaced field keeps the place of the first one and takes the case given here.
 
         Args:
-            name: The name, in the case in which it is sent.
+            name: The name, as it shall be sent.
             value: The value; white space around it is removed.
 
         Raises:
-            Error: ``INVALID_HTTP_HEADER`` for a name or value that must not go on the wire.
+            Error: ``INVALID_HTTP_HEADER`` if the name or the value cannot be sent.
         """
-        raw, key = _checked_name(name)
-        index = self._index
-        if index is not None:
-            index.setdefault(key, len(self._items))
-        self._items.append((raw, _checked_value(raw, value)))
-
-    def insert_header(self, name: HeaderName, value: HeaderValue) -> None:
-        """Set a field: all fields of that name give way to one, where the first of them was.
-
-        Args:
-            name: The name, in the case in which it is sent.
-            value: The value; white space around it is removed.
-
-        Raises:
-            Error: ``INVALID_HTTP_HEADER`` for a name or value that must not go on the wire.
-        """
-        raw, key = _checked_name(name)
-        checked = _checked_value(raw, value)
+        raw_name, key = _name(name)
+        raw_value = _value(value)
         index = self._index
         if index is None:
-            index = self._build_index()
+            index = self._build()
         items = self._items
-        position = index.get(key)
-        if position is None:
-            index[key] = len(items)
-            items.append((raw, checked))
-            return
-        items[position] = (raw, checked)
-        if len(index) != len(items):
-            self._items = [
-                item for at, item in enumerate(items) if at == position or item[0].lower() != key
-            ]
-            self._index = None
+        if key not in index:
+            items.append((raw_name, raw_value))
+        else:
+            repeated = len(index) != len(items)
+            at = self._position(key)
+            items[at] = (raw_name, raw_value)
+            if repeated:
+                rest = [field for field in items[at + 1 :] if field[0].lower() != key]
+                items[at + 1 :] = rest
+        index[key] = raw_value
 
-    def remove_header(self, name: HeaderName) -> str | None:
+    def append_header(self, name: str | bytes, value: str | bytes) -> None:
+        """Add a field after all others, whether or not there is one of that name.
+
+        Args:
+            name: The name, as it shall be sent.
+            value: The value; white space around it is removed.
+
+        Raises:
+            Error: ``INVALID_HTTP_HEADER`` if the name or the value cannot be sent.
+        """
+        raw_name, key = _name(name)
+        raw_value = _value(value)
+        self._items.append((raw_name, raw_value))
+        if self._index is not None:
+            self._index.setdefault(key, raw_value)
+
+    def remove_header(self, name: str | bytes) -> str | None:
         """Remove all fields of a name.
 
         Args:
             name: The name, in any case.
 
         Returns:
-            The first value that was removed, None when there was none.
+            The first value removed; None if there was no such field.
         """
         key = _key(name)
         value = self.get_raw(key)
         if value is None:
             return None
-        self._items = [item for item in self._items if item[0].lower() != key]
-        self._index = None
+        self.remove_headers((key,))
         return value.decode("latin-1")
 
     def remove_headers(self, keys: Collection[bytes]) -> None:
         """Remove all fields of several names.
 
         Args:
-            keys: The names, in lower case.
+            keys: The names, which must be lower case; names that are not there do no harm.
         """
-        if self.keys_lower().isdisjoint(keys):
+        index = self._index
+        if index is None:
+            index = self._build()
+        found = index.keys() & keys
+        if not found:
             return
-        self._items = [item for item in self._items if item[0].lower() not in keys]
-        self._index = None
+        items = self._items
+        if len(index) != len(items):
+            self._items = [field for field in items if field[0].lower() not in found]
+        else:
+            # Each is there once: looking for it costs half of filtering all fields (2026-11).
+            for key in found:
+                del items[self._position(key)]
+        for key in found:
+            del index[key]
 
-    # ----------------------------------------------------------------- output
+    def copy(self) -> Self:
+        """Copy the head: what is changed in one does not show in the other.
+
+        Returns:
+            The copy.
+        """
+        new = object.__new__(type(self))
+        new._items = self._items.copy()
+        index = self._index
+        new._index = None if index is None else index.copy()
+        return new
+
+    # ---------------------------------------------------------------- writing
 
     def to_h1_wire(self) -> bytes:
         """Write the fields as HTTP/1 does.
 
         Returns:
-            ``Name: value`` lines, each with its CRLF; no empty line behind.
+            One line per field, each ended by CRLF; without the empty line after the last.
         """
-        return b"".join([b"%b: %b\r\n" % item for item in self._items])
+        # The quickest of seven ways: 0.8 us for 12 fields; formatting each costs 1.1 (2026-11).
+        wire = b"\r\n".join(map(b": ".join, self._items))
+        return wire + b"\r\n" if wire else b""

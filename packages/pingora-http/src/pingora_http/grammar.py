@@ -1,71 +1,96 @@
-"""The characters of HTTP: which bytes may stand in names, values, targets and methods.
+"""The alphabets of HTTP heads, and predicates over them.
 
-Each set is given twice: as a pattern for one element, and as a table for ``bytes.translate``,
-which deletes what is allowed and so leaves nothing of a good input (the fastest whole-head check
-there is in pure Python).
+The constants are made for ``bytes.translate(None, ALPHABET)``, which deletes every byte that is
+allowed: what is left over is wrong. On heads it is several times faster than a regular expression.
+
+Source: RFC 9110 sections 5.1, 5.5 and 5.6.2; RFC 9112 section 3.2.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 __all__ = [
-    "FIELD_VALUE_BYTES",
     "TARGET_BYTES",
     "TOKEN_BYTES",
+    "TOKEN_LOWER_BYTES",
+    "VALUE_BYTES",
     "is_field_value",
     "is_target",
     "is_token",
 ]
 
-#: ``tchar`` of RFC 9110 section 5.6.2.
-TOKEN_BYTES: Final = (
-    b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-)
-#: What a field value may hold (RFC 9110 section 5.5): visible characters, obs-text, space, tab.
-FIELD_VALUE_BYTES: Final = bytes(
-    [9, *range(0x20, 0x7F), *range(0x80, 0x100)],
-)
-#: What a request target may hold: visible ASCII, and obs-text as Pingora's raw paths may.
-TARGET_BYTES: Final = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
+_DIGITS: Final = b"0123456789"
+_LOWER: Final = b"abcdefghijklmnopqrstuvwxyz"
+_TOKEN_SIGNS: Final = b"!#$%&'*+-.^_`|~"
+_OBS_TEXT: Final = bytes(range(0x80, 0x100))
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch
-_TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+").fullmatch
+TOKEN_LOWER_BYTES: Final = _TOKEN_SIGNS + _DIGITS + _LOWER
+"""What a field name made lower case consists of."""
 
+TOKEN_BYTES: Final = TOKEN_LOWER_BYTES + _LOWER.upper()
+"""What methods and field names consist of."""
 
-def is_token(data: bytes) -> bool:
-    """Say whether bytes are a token: a method or a field name.
+TARGET_BYTES: Final = bytes(range(0x21, 0x7F)) + _OBS_TEXT
+"""What a request target may consist of here.
 
-    Args:
-        data: The bytes.
+RFC 3986 allows less. Browsers and tools send ``|``, ``"`` or raw UTF-8 in paths all the same, and
+none of it can be taken for the end of the target.
+"""
 
-    Returns:
-        True for one or more ``tchar`` (RFC 9110 section 5.6.2).
-    """
-    return _TOKEN(data) is not None
+VALUE_BYTES: Final = b"\t " + TARGET_BYTES
+"""What a field value consists of: no control character but the horizontal tab."""
 
 
-def is_field_value(data: bytes) -> bool:
-    """Say whether bytes may be a field value.
+def is_token(text: bytes) -> bool:
+    """Tell whether bytes form a token, as methods and field names must.
 
     Args:
-        data: The bytes.
+        text: The bytes.
 
     Returns:
-        False when there is a control character other than tab (RFC 9110 section 5.5).
+        True if there is at least one byte and all are allowed.
+
+    Examples:
+        >>> is_token(b"X-Custom|Pipe"), is_token(b"Host "), is_token(b"")
+        (True, False, False)
+
+    Source: RFC 9110 section 5.6.2.
     """
-    return _FIELD_VALUE(data) is not None
+    return bool(text) and not text.translate(None, TOKEN_BYTES)
 
 
-def is_target(data: bytes) -> bool:
-    """Say whether bytes may be a request target.
+def is_field_value(text: bytes) -> bool:
+    r"""Tell whether bytes may stand in a field value (or a reason phrase).
 
     Args:
-        data: The bytes.
+        text: The bytes; white space at the ends counts as allowed.
 
     Returns:
-        False when empty, or with a control character or a space (RFC 9112 section 3.2).
+        True if there is no control character other than the horizontal tab.
+
+    Examples:
+        >>> is_field_value(b"a\tb"), is_field_value(b"a\r\nSet-Cookie: b"), is_field_value(b"")
+        (True, False, True)
+
+    Source: RFC 9110 section 5.5.
     """
-    return _TARGET(data) is not None
+    return not text.translate(None, VALUE_BYTES)
+
+
+def is_target(text: bytes) -> bool:
+    """Tell whether bytes can be written as a request target without ending it.
+
+    Args:
+        text: The bytes.
+
+    Returns:
+        True if there is at least one byte, and neither white space nor a control character.
+
+    Examples:
+        >>> is_target(b"/a|b?c"), is_target(b"/a b")
+        (True, False)
+
+    Source: RFC 9112 section 3.2.
+    """
+    return bool(text) and not text.translate(None, TARGET_BYTES)

@@ -1,49 +1,45 @@
-"""`RequestHeader`: the head of a request, in any HTTP version."""
+"""The head of a request."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pingora_error import Error, ErrorType
-from pingora_http._fields import HeaderMap
+from pingora_http._fields import HeaderMap, explain, to_bytes
 from pingora_http.grammar import is_target, is_token
 from pingora_http.version import Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from pingora_http._fields import HeaderName, HeaderValue
+    from typing import Self
 
 __all__ = ["RequestHeader"]
 
 
 class RequestHeader(HeaderMap):
-    r"""Method, target, version and fields of a request.
-
-    The target is kept as it came (RFC 9112 section 3.2): origin form ``/path?query``, absolute
-    form ``http://host/path``, authority form ``host:port`` (CONNECT) or ``*`` (OPTIONS).
+    r"""The head of a request: method, target, version and fields.
 
     Args:
-        method: A token; case matters.
-        target: The request target.
-        version: The version of the message.
-        headers: Names and values.
+        method: The method, in the case that shall be sent.
+        target: The request target: origin-form (``/path?query``), absolute-form
+            (``http://host/path``), authority-form (``host:port``) or ``*``.
+        version: The version of HTTP.
+        headers: Fields to begin with.
 
     Raises:
-        Error: ``INVALID_HTTP_HEADER`` for a method, target, name or value that must not go on
-            the wire.
+        Error: ``INVALID_HTTP_HEADER`` if a part cannot be sent.
 
     Attributes:
-        raw_method: The method's bytes.
-        raw_target: The target's bytes.
-        version: The version of the message.
+        raw_method: The method. Assigning is unchecked; see :meth:`set_method`.
+        raw_target: The target. Assigning is unchecked; see :meth:`set_target`.
+        version: The version of HTTP.
 
     Examples:
-        >>> request = RequestHeader("GET", "/a?b=c", headers=[("Host", "example.com")])
+        >>> request = RequestHeader("GET", "/search?q=1", headers=[("Host", "example.com")])
         >>> request.path, request.query, request.get("host")
-        ('/a', 'b=c', 'example.com')
+        ('/search', 'q=1', 'example.com')
         >>> request.to_wire()
-        b'GET /a?b=c HTTP/1.1\r\nHost: example.com\r\n\r\n'
+        b'GET /search?q=1 HTTP/1.1\r\nHost: example.com\r\n\r\n'
 
     Source: pingora-http/src/lib.rs.
     """
@@ -53,20 +49,20 @@ class RequestHeader(HeaderMap):
     raw_method: bytes
     raw_target: bytes
     version: Version
+    _send_end_stream: bool
 
     def __init__(
         self,
         method: str | bytes,
         target: str | bytes,
-        *,
         version: Version = Version.HTTP_11,
-        headers: Iterable[tuple[HeaderName, HeaderValue]] = (),
+        headers: Iterable[tuple[str | bytes, str | bytes]] = (),
     ) -> None:
         super().__init__(headers)
-        self._send_end_stream = True
-        self.version = version
         self.set_method(method)
         self.set_target(target)
+        self.version = version
+        self._send_end_stream = True
 
     @classmethod
     def from_wire(
@@ -75,179 +71,210 @@ class RequestHeader(HeaderMap):
         raw_target: bytes,
         version: Version,
         items: list[tuple[bytes, bytes]],
-        *,
-        index: dict[bytes, int] | None = None,
-    ) -> RequestHeader:
-        """Take over what a parser has read and checked.
+    ) -> Self:
+        """Wrap what a parser has checked.
 
         Args:
             raw_method: The method.
             raw_target: The target.
-            version: The version.
-            items: The fields; owned by the head afterwards.
-            index: Position of the first field of each lower-case name, if known; copied.
+            version: The version of HTTP.
+            items: Names and values; the list is taken, not copied.
 
         Returns:
             The head.
         """
-        self = RequestHeader.__new__(RequestHeader)
+        self = cls.__new__(cls)
         self._items = items
-        self._index = None if index is None else index.copy()
-        self._send_end_stream = True
+        self._index = None
         self.raw_method = raw_method
         self.raw_target = raw_target
         self.version = version
+        self._send_end_stream = True
         return self
 
-    def copy(self) -> RequestHeader:
-        """Copy the head.
-
-        Returns:
-            A head that changes on its own.
-        """
-        header = RequestHeader.from_wire(
-            self.raw_method, self.raw_target, self.version, self._items[:], index=self._index
-        )
-        header.set_send_end_stream(send=self._send_end_stream)
-        return header
-
-    # ----------------------------------------------------------------- method
+    # ------------------------------------------------------------ method, target
 
     @property
     def method(self) -> str:
-        """The method."""
+        """The method as text."""
         return self.raw_method.decode("latin-1")
 
     def set_method(self, method: str | bytes) -> None:
         """Change the method.
 
         Args:
-            method: A token; case matters.
+            method: The new one, in the case that shall be sent.
 
         Raises:
-            Error: ``INVALID_HTTP_HEADER`` if it is no token.
+            Error: ``INVALID_HTTP_HEADER`` if it is not a token.
         """
-        raw = method.encode("latin-1", "replace") if isinstance(method, str) else method
+        raw = to_bytes("method", method)
         if not is_token(raw):
-            raise Error(ErrorType.INVALID_HTTP_HEADER, f"not a method: {raw[:80]!r}")
+            raise Error(ErrorType.INVALID_HTTP_HEADER, explain("method", method))
         self.raw_method = raw
-
-    # ----------------------------------------------------------------- target
 
     def set_target(self, target: str | bytes) -> None:
         """Change the request target.
 
         Args:
-            target: In one of the four forms; not empty, without spaces and control characters.
+            target: The new one, in any form. Bytes beyond ASCII are sent as they are; text is
+                encoded as latin-1, as it is decoded when read.
 
         Raises:
-            Error: ``INVALID_HTTP_HEADER`` if it must not go on the wire.
+            Error: ``INVALID_HTTP_HEADER`` if it is empty or holds white space or a control
+                character.
         """
-        raw = target.encode("utf-8") if isinstance(target, str) else target
+        raw = to_bytes("target", target)
         if not is_target(raw):
-            raise Error(ErrorType.INVALID_HTTP_HEADER, f"not a request target: {raw[:200]!r}")
+            raise Error(ErrorType.INVALID_HTTP_HEADER, explain("target", target))
         self.raw_target = raw
+
+    def set_raw_target(self, target: bytes) -> None:
+        """Change the request target to bytes that were checked before.
+
+        Args:
+            target: The new one; it is sent as it is.
+        """
+        self.raw_target = target
 
     @property
     def raw_path(self) -> bytes:
-        """Path and query: what an origin server is asked for.
+        """Path and query, as they are sent to an origin.
 
-        ``*`` and the authority form have neither: it is ``*`` or empty then. The absolute form
-        without a path has ``/``.
+        For an absolute-form target this is its path and query: ``/`` if the path is empty, and
+        ``*`` for the ``OPTIONS`` of a whole server (RFC 9112 section 3.2.4). Empty for the
+        authority-form of ``CONNECT``.
         """
         target = self.raw_target
-        if target[:1] == b"/" or target == b"*":
+        if target[:1] == b"/":
             return target
-        scheme = target.find(b"://")
-        if scheme < 0:
+        if self.raw_method == b"CONNECT":
             return b""
-        for at in range(scheme + 3, len(target)):
-            if target[at] in b"/?":
-                return target[at:] if target[at] == 0x2F else b"/" + target[at:]
-        return b"/"
+        scheme, found, rest = target.partition(b"://")
+        if not found or b"/" in scheme or b"?" in scheme:
+            return target
+        at = _authority_end(rest)
+        path = rest[at:]
+        if not path:
+            return b"*" if self.raw_method == b"OPTIONS" else b"/"
+        return path if path[:1] == b"/" else b"/" + path
 
     @property
     def path(self) -> str:
-        """The path without the query, decoded as latin-1 and not unescaped."""
+        """The path without the query, as latin-1 text."""
         return self.raw_path.partition(b"?")[0].decode("latin-1")
 
     @property
     def query(self) -> str | None:
-        """The query without its question mark; None when there is none."""
-        _, mark, query = self.raw_path.partition(b"?")
-        return query.decode("latin-1") if mark else None
-
-    @property
-    def raw_authority(self) -> bytes | None:
-        """Host and port that the target itself names: in absolute and authority form.
-
-        User information before an ``@`` belongs to it; None in the other forms.
-        """
-        target = self.raw_target
-        if target[:1] == b"/" or target == b"*":
-            return None
-        scheme = target.find(b"://")
-        if scheme < 0:
-            return target
-        start = scheme + 3
-        for at in range(start, len(target)):
-            if target[at] in b"/?":
-                return target[start:at]
-        return target[start:]
+        """The query, as latin-1 text; None if there is no ``?``."""
+        _, found, query = self.raw_path.partition(b"?")
+        return query.decode("latin-1") if found else None
 
     @property
     def authority(self) -> str | None:
-        """:attr:`raw_authority` as text."""
+        """Host and port in the target itself, without user information.
+
+        None for an origin-form target and for ``*``, where ``Host`` tells.
+        """
         raw = self.raw_authority
         return None if raw is None else raw.decode("latin-1")
 
     @property
-    def uri_file_extension(self) -> str | None:
-        """The part of the path's last segment behind its last dot; None when there is none."""
-        segment = self.path.rpartition("/")[2]
-        stem, dot, extension = segment.rpartition(".")
-        return extension if dot and stem and extension else None
+    def raw_authority(self) -> bytes | None:
+        """As :attr:`authority`, the bytes."""
+        target = self.raw_target
+        if target[:1] == b"/":
+            return None
+        if self.raw_method == b"CONNECT":
+            return target
+        scheme, found, rest = target.partition(b"://")
+        if not found or b"/" in scheme or b"?" in scheme:
+            return None
+        return rest[: _authority_end(rest)].rpartition(b"@")[2]
 
-    # ----------------------------------------------------------------- HTTP/2
+    @property
+    def uri_file_extension(self) -> str | None:
+        """What follows the last dot of the path's last segment; None if there is no dot."""
+        _, found, extension = self.path.rpartition("/")[2].rpartition(".")
+        return extension if found else None
+
+    # ---------------------------------------------------------------- version
+
+    def set_version(self, version: Version) -> None:
+        """Change the version of HTTP.
+
+        Args:
+            version: The new one.
+        """
+        self.version = version
 
     @property
     def send_end_stream(self) -> bool | None:
-        """Whether an HTTP/2 head without a body ends the stream; None for other versions."""
-        return self._send_end_stream if self.version is Version.HTTP_2 else None
+        """Whether an HTTP/2 request without a body ends with its HEADERS frame.
 
-    def set_send_end_stream(self, *, send: bool) -> None:
-        """Decide whether an HTTP/2 head without a body ends the stream.
+        None unless the version is HTTP/2.
+        """
+        return self._send_end_stream if self.version is Version.HTTP_20 else None
+
+    def set_send_end_stream(self, end: bool) -> None:  # noqa: FBT001  # Pingora's signature
+        """Choose whether an HTTP/2 request without a body ends with its HEADERS frame.
 
         Args:
-            send: False leaves the stream open, as gRPC calls want it.
+            end: True, the default, for END_STREAM on HEADERS; False for an empty DATA frame
+                after it, which some servers want.
         """
-        self._send_end_stream = send
+        self._send_end_stream = end
 
-    # ----------------------------------------------------------------- output
+    # ------------------------------------------------------------ whole heads
+
+    def copy(self) -> Self:
+        """Copy the head: what is changed in one does not show in the other.
+
+        Returns:
+            The copy.
+        """
+        # Not by way of super(), which alone would cost a third of the whole (2026-11).
+        new = object.__new__(type(self))
+        new._items = self._items.copy()
+        index = self._index
+        new._index = None if index is None else index.copy()
+        new.raw_method = self.raw_method
+        new.raw_target = self.raw_target
+        new.version = self.version
+        new._send_end_stream = self._send_end_stream
+        return new
 
     def to_wire(self) -> bytes:
         """Write the head as HTTP/1 does.
 
         Returns:
-            Request line, fields and the empty line. Every version but 1.0 is written as 1.1.
+            Request line, fields and the empty line. Any version above 1.0 is written as 1.1.
         """
-        line = b"%b %b HTTP/1.0\r\n" if self.version is Version.HTTP_10 else b"%b %b HTTP/1.1\r\n"
-        return b"%b%b\r\n" % (
-            line % (self.raw_method, self.raw_target),
-            b"".join([b"%b: %b\r\n" % item for item in self._items]),
-        )
+        method, target, items = self.raw_method, self.raw_target, self._items
+        if items and self.version > 10:
+            # The common case in one formatting: 0.9 us for 12 fields instead of 1.3 (2026-11).
+            fields = b"\r\n".join(map(b": ".join, items))
+            return b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (method, target, fields)
+        minor = b"1" if self.version > 10 else b"0"
+        return b"%b %b HTTP/1.%b\r\n%b\r\n" % (method, target, minor, self.to_h1_wire())
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RequestHeader):
+        if type(other) is not type(self):
             return NotImplemented
         return (
             self.raw_method == other.raw_method
             and self.raw_target == other.raw_target
             and self.version is other.version
-            and self._items == other._items
+            and super().__eq__(other)
         )
 
-    __hash__ = None  # mutable, as list says it too
+    __hash__ = None
 
     def __repr__(self) -> str:
-        return f"<RequestHeader {self.method} {self.path}, {len(self)} fields>"
+        target = self.raw_target.partition(b"?")[0].decode("latin-1")
+        return f"<{type(self).__name__} {self.method} {target} with {len(self._items)} fields>"
+
+
+def _authority_end(rest: bytes) -> int:
+    ends = [at for sign in b"/?#" if (at := rest.find(sign)) >= 0]
+    return min(ends, default=len(rest))

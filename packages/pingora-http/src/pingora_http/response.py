@@ -1,43 +1,44 @@
-"""`ResponseHeader`: the head of a response, in any HTTP version."""
+"""The head of a response."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pingora_error import Error, ErrorType
-from pingora_http._fields import HeaderMap
+from pingora_http._fields import HeaderMap, explain, to_bytes
 from pingora_http.grammar import is_field_value
-from pingora_http.status import reason_phrase
+from pingora_http.status import REASON_PHRASES
 from pingora_http.version import Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from pingora_http._fields import HeaderName, HeaderValue
+    from typing import Self
 
 __all__ = ["ResponseHeader"]
 
 
 class ResponseHeader(HeaderMap):
-    r"""Status, phrase, version and fields of a response.
+    r"""The head of a response: status, reason phrase, version and fields.
 
     Args:
-        status: The code, 100 to 999.
-        version: The version of the message.
-        headers: Names and values.
-        reason: A phrase of your own; the standard one when None.
+        status: The status code, 100 to 999.
+        version: The version of HTTP.
+        headers: Fields to begin with.
+        reason: The reason phrase; None for the one that goes with the status.
 
     Raises:
-        Error: ``INVALID_HTTP_HEADER`` for a status, phrase, name or value that must not go on
-            the wire.
+        ValueError: If the status has not three digits.
+        Error: ``INVALID_HTTP_HEADER`` if a part cannot be sent.
 
     Attributes:
-        status: The code.
-        version: The version of the message.
+        status: The status code. Assigning is unchecked and leaves a reason phrase of one's own
+            alone; see :meth:`set_status`.
+        version: The version of HTTP.
 
     Examples:
-        >>> response = ResponseHeader(404)
-        >>> response.set_content_length(0)
+        >>> response = ResponseHeader(404, headers=[("Content-Length", "0")])
+        >>> response.reason
+        'Not Found'
         >>> response.to_wire()
         b'HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n'
 
@@ -48,140 +49,158 @@ class ResponseHeader(HeaderMap):
 
     status: int
     version: Version
+    _reason: bytes | None
 
     def __init__(
         self,
         status: int,
-        *,
         version: Version = Version.HTTP_11,
-        headers: Iterable[tuple[HeaderName, HeaderValue]] = (),
+        headers: Iterable[tuple[str | bytes, str | bytes]] = (),
         reason: str | bytes | None = None,
     ) -> None:
         super().__init__(headers)
-        self.version = version
-        self._reason: bytes | None = None
         self.set_status(status)
-        if reason is not None:
-            self.set_reason_phrase(reason)
+        self.set_reason_phrase(reason)
+        self.version = version
 
     @classmethod
     def from_wire(
         cls,
         status: int,
-        raw_reason: bytes | None,
+        raw_reason: bytes,
         version: Version,
         items: list[tuple[bytes, bytes]],
-        *,
-        index: dict[bytes, int] | None = None,
-    ) -> ResponseHeader:
-        """Take over what a parser has read and checked.
+    ) -> Self:
+        """Wrap what a parser has checked.
 
         Args:
-            status: The code.
-            raw_reason: The phrase as it came; None for the standard one.
-            version: The version.
-            items: The fields; owned by the head afterwards.
-            index: Position of the first field of each lower-case name, if known; copied.
+            status: The status code.
+            raw_reason: The reason phrase, maybe empty.
+            version: The version of HTTP.
+            items: Names and values; the list is taken, not copied.
 
         Returns:
             The head.
         """
-        self = ResponseHeader.__new__(ResponseHeader)
+        self = cls.__new__(cls)
         self._items = items
-        self._index = None if index is None else index.copy()
+        self._index = None
         self.status = status
-        self._reason = raw_reason
+        self._reason = None if raw_reason == REASON_PHRASES.get(status) else raw_reason
         self.version = version
         return self
 
-    def copy(self) -> ResponseHeader:
-        """Copy the head.
-
-        Returns:
-            A head that changes on its own.
-        """
-        return ResponseHeader.from_wire(
-            self.status, self._reason, self.version, self._items[:], index=self._index
-        )
+    # ----------------------------------------------------------------- status
 
     def set_status(self, status: int) -> None:
-        """Change the status; a phrase of your own goes.
+        """Change the status code; the reason phrase becomes the one that goes with it.
 
         Args:
-            status: The code, 100 to 999.
+            status: The new code, 100 to 999.
 
         Raises:
-            Error: ``INVALID_HTTP_HEADER`` outside of that range.
+            ValueError: If it has not three digits.
         """
         if not 100 <= status <= 999:
-            raise Error(ErrorType.INVALID_HTTP_HEADER, f"not a status: {status}")
+            msg = f"a status code has three digits (100 to 999), not {status}"
+            raise ValueError(msg)
         self.status = status
         self._reason = None
 
     @property
     def raw_reason(self) -> bytes:
-        """The phrase that is sent: one of your own, else the standard one."""
-        return reason_phrase(self.status) if self._reason is None else self._reason
+        """The reason phrase; empty if the status has none."""
+        reason = self._reason
+        return REASON_PHRASES.get(self.status, b"") if reason is None else reason
 
     @property
     def reason(self) -> str:
-        """:attr:`raw_reason` as text."""
+        """The reason phrase as latin-1 text."""
         return self.raw_reason.decode("latin-1")
 
     def set_reason_phrase(self, reason: str | bytes | None) -> None:
-        """Change the phrase.
+        """Change the reason phrase.
 
         Args:
-            reason: The phrase; None for the standard one.
+            reason: The new one; None for the one that goes with the status.
 
         Raises:
-            Error: ``INVALID_HTTP_HEADER`` if it holds control characters.
+            Error: ``INVALID_HTTP_HEADER`` if it cannot be sent.
         """
         if reason is None:
             self._reason = None
             return
-        raw = reason.encode("latin-1", "replace") if isinstance(reason, str) else reason
+        raw = to_bytes("reason phrase", reason)
         if not is_field_value(raw):
-            raise Error(ErrorType.INVALID_HTTP_HEADER, f"not a reason phrase: {raw[:80]!r}")
-        self._reason = raw
+            raise Error(ErrorType.INVALID_HTTP_HEADER, explain("reason phrase", reason))
+        self._reason = None if raw == REASON_PHRASES.get(self.status) else raw
 
-    def set_content_length(self, length: int) -> None:
-        """Set Content-Length.
+    def set_version(self, version: Version) -> None:
+        """Change the version of HTTP.
 
         Args:
-            length: Bytes, not negative.
+            version: The new one.
+        """
+        self.version = version
+
+    def set_content_length(self, length: int) -> None:
+        """Set ``Content-Length``.
+
+        Args:
+            length: Size of the body in bytes.
 
         Raises:
-            ValueError: If negative.
+            ValueError: If it is negative.
         """
         if length < 0:
-            raise ValueError(f"a length cannot be negative: {length}")
+            msg = f"a body has no negative length ({length})"
+            raise ValueError(msg)
         self.insert_header(b"Content-Length", b"%d" % length)
+
+    # ------------------------------------------------------------ whole heads
+
+    def copy(self) -> Self:
+        """Copy the head: what is changed in one does not show in the other.
+
+        Returns:
+            The copy.
+        """
+        new = object.__new__(type(self))
+        new._items = self._items.copy()
+        index = self._index
+        new._index = None if index is None else index.copy()
+        new.status = self.status
+        new._reason = self._reason
+        new.version = self.version
+        return new
 
     def to_wire(self) -> bytes:
         """Write the head as HTTP/1 does.
 
         Returns:
-            Status line, fields and the empty line. Every version but 1.0 is written as 1.1.
+            Status line, fields and the empty line. Any version above 1.0 is written as 1.1.
         """
-        line = b"HTTP/1.0 %d %b\r\n" if self.version is Version.HTTP_10 else b"HTTP/1.1 %d %b\r\n"
-        reason = self._reason
-        return b"%b%b\r\n" % (
-            line % (self.status, reason_phrase(self.status) if reason is None else reason),
-            b"".join([b"%b: %b\r\n" % item for item in self._items]),
-        )
+        reason, items = self._reason, self._items
+        if reason is None:
+            reason = REASON_PHRASES.get(self.status, b"")
+        if items and self.version > 10:
+            # As in RequestHeader.
+            fields = b"\r\n".join(map(b": ".join, items))
+            return b"HTTP/1.1 %d %b\r\n%b\r\n\r\n" % (self.status, reason, fields)
+        minor = b"1" if self.version > 10 else b"0"
+        return b"HTTP/1.%b %d %b\r\n%b\r\n" % (minor, self.status, reason, self.to_h1_wire())
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ResponseHeader):
+        if type(other) is not type(self):
             return NotImplemented
         return (
             self.status == other.status
-            and self.raw_reason == other.raw_reason
             and self.version is other.version
-            and self._items == other._items
+            and self.raw_reason == other.raw_reason
+            and super().__eq__(other)
         )
 
-    __hash__ = None  # mutable, as list says it too
+    __hash__ = None
 
     def __repr__(self) -> str:
-        return f"<ResponseHeader {self.status}, {len(self)} fields>"
+        return f"<{type(self).__name__} {self.status} with {len(self._items)} fields>"

@@ -1,4 +1,4 @@
-"""HTTP versions."""
+"""The versions of HTTP."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ __all__ = ["Version"]
 
 
 class Version(IntEnum):
-    """A version of HTTP; newer ones compare greater."""
+    """A version of HTTP: ten times the major number plus the minor one, so that they compare.
+
+    Examples:
+        >>> str(Version.HTTP_11), Version.HTTP_10 < Version.HTTP_11
+        ('HTTP/1.1', True)
+    """
 
     HTTP_09 = 9
     HTTP_10 = 10
     HTTP_11 = 11
-    HTTP_2 = 20
-    HTTP_3 = 30
+    HTTP_20 = 20
+    HTTP_30 = 30
 
     def __str__(self) -> str:
-        return _TEXT[self]
-
-
-_TEXT = {
-    Version.HTTP_09: "HTTP/0.9",
-    Version.HTTP_10: "HTTP/1.0",
-    Version.HTTP_11: "HTTP/1.1",
-    Version.HTTP_2: "HTTP/2",
-    Version.HTTP_3: "HTTP/3",
-}
+        return f"HTTP/{self // 10}.{self % 10}"

@@ -1,5 +1,21 @@
 """Programmable HTTP proxies: write a class with a few callbacks."""
 
 from pingora_proxy._version import __version__
+from pingora_proxy.hooks import ProxyHttp, default_status
+from pingora_proxy.outcome import BodyFilterResult, Delayed, FailToProxy
+from pingora_proxy.proxy import HttpProxy
+from pingora_proxy.service import http_proxy, http_proxy_service
+from pingora_proxy.session import Session
 
-__all__ = ["__version__"]
+__all__ = [
+    "BodyFilterResult",
+    "Delayed",
+    "FailToProxy",
+    "HttpProxy",
+    "ProxyHttp",
+    "Session",
+    "__version__",
+    "default_status",
+    "http_proxy",
+    "http_proxy_service",
+]

@@ -1,0 +1,109 @@
+"""A small API gateway: route by path and header, check a key, rewrite, answer errors in JSON.
+
+Run it in front of two local servers and try::
+
+    python examples/gateway.py --users 127.0.0.1:8001 --orders 127.0.0.1:8002
+    curl -i -H 'X-Api-Key: secret' http://127.0.0.1:6191/users/42
+    curl -i -H 'X-Api-Key: secret' -H 'X-Service: orders' http://127.0.0.1:6191/anything
+    curl -i http://127.0.0.1:6191/users/42
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pingora_core import HttpPeer, Server
+from pingora_error import Error, HTTPStatus
+from pingora_http import ResponseHeader
+from pingora_proxy import FailToProxy, ProxyHttp, Session, default_status, http_proxy_service
+
+if TYPE_CHECKING:
+    from pingora_http import RequestHeader
+
+
+@dataclass(slots=True)
+class Ctx:
+    """What belongs to one request.
+
+    Attributes:
+        service: Name of the service it goes to; empty while undecided.
+    """
+
+    service: str = ""
+
+
+class Gateway(ProxyHttp[Ctx]):
+    """Routes to services by header, then by the first segment of the path."""
+
+    def __init__(self, services: dict[str, str], api_keys: frozenset[str]) -> None:
+        self.services = services
+        self.api_keys = api_keys
+
+    def new_ctx(self) -> Ctx:
+        return Ctx()
+
+    async def request_filter(self, session: Session, ctx: Ctx) -> bool:
+        request = session.req_header
+        if request.path == "/health":
+            await self.answer(session, 200, {"status": "ok"})
+            return True
+        if request.get("x-api-key") not in self.api_keys:
+            await self.answer(session, 401, {"error": "a valid X-Api-Key is required"})
+            return True
+        first_segment = request.path.split("/")[1]
+        ctx.service = request.get("x-service") or first_segment
+        return False
+
+    async def upstream_peer(self, session: Session, ctx: Ctx) -> HttpPeer:
+        upstream = self.services.get(ctx.service)
+        if upstream is None:
+            raise Error(HTTPStatus(404), f"no service {ctx.service!r}")
+        return HttpPeer(upstream)
+
+    async def upstream_request_filter(
+        self, session: Session, upstream_request: RequestHeader, ctx: Ctx
+    ) -> None:
+        prefix = f"/{ctx.service}"
+        if upstream_request.path.startswith(prefix + "/"):
+            target = upstream_request.raw_target.removeprefix(prefix.encode())
+            upstream_request.set_target(target)
+        upstream_request.remove_header("X-Api-Key")  # the services need not know it
+        upstream_request.insert_header("Host", f"{ctx.service}.internal")
+
+    async def fail_to_proxy(self, session: Session, error: Error, ctx: Ctx) -> FailToProxy:
+        status = default_status(error)
+        if status:
+            await self.answer(session, status, {"error": "the request could not be served"})
+        return FailToProxy(error_code=status)
+
+    async def answer(self, session: Session, status: int, content: dict[str, str]) -> None:
+        """Send a JSON response of the gateway's own."""
+        body = json.dumps(content).encode() + b"\n"
+        header = ResponseHeader(status, headers=[("Content-Type", "application/json")])
+        header.set_content_length(len(body))
+        await session.write_response_header(header)
+        await session.write_response_body(body, end=True)
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(description="A small API gateway.")
+    parser.add_argument("--listen", default="127.0.0.1:6191")
+    parser.add_argument("--users", default="127.0.0.1:8001", help="address of the users service")
+    parser.add_argument("--orders", default="127.0.0.1:8002", help="address of the orders service")
+    parser.add_argument("--api-key", default="secret")
+    args = parser.parse_args()
+
+    server = Server()
+    app = Gateway({"users": args.users, "orders": args.orders}, frozenset({args.api_key}))
+    service = http_proxy_service(server.configuration, app, name="gateway")
+    service.add_tcp(args.listen)
+    server.add_service(service)
+    server.run_forever()
+
+
+if __name__ == "__main__":
+    main()

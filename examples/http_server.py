@@ -1,0 +1,46 @@
+"""A web service without a proxy: echoes the body of a POST, greets everybody else.
+
+Run it and try::
+
+    python examples/http_server.py
+    curl -d hello http://127.0.0.1:6145/
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pingora_core import HttpServer, Response, ResponseCompressionBuilder, ServeHttp, Server
+from pingora_core.services.listening import Service
+
+if TYPE_CHECKING:
+    from pingora_core import ServerSession
+
+
+class EchoApp(ServeHttp):
+    """Sends back what it was sent."""
+
+    async def response(self, session: ServerSession) -> Response:
+        body = b"Hello World!\n"
+        if session.request.method == "POST":
+            pieces = []
+            while (piece := await session.read_request_body()) is not None:
+                pieces.append(piece)
+            body = b"".join(pieces)
+        return Response(200, body, [("Content-Type", "text/html")])
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    app = HttpServer(EchoApp())
+    app.add_module(ResponseCompressionBuilder.enable(7))
+    service = Service("Echo Service HTTP", app)
+    service.add_tcp("127.0.0.1:6145")
+
+    server = Server()
+    server.add_service(service)
+    server.run_forever()
+
+
+if __name__ == "__main__":
+    main()

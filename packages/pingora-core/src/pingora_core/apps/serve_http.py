@@ -1,0 +1,162 @@
+"""The small way to answer HTTP: one coroutine that turns a request into a whole response."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from pingora_core.apps.http_app import HttpServerApp
+from pingora_core.modules.module import HttpModules
+from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus
+from pingora_http import ResponseHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pingora_core.apps.http_app import HttpServerOptions
+    from pingora_core.modules.module import HttpModuleBuilder, HttpModuleCtx
+    from pingora_core.protocols.http.server import ServerSession
+    from pingora_core.runtime.shutdown import ShutdownWatch
+
+__all__ = ["HttpServer", "Response", "ServeHttp"]
+
+logger = logging.getLogger(__name__)
+
+
+class Response:
+    """A whole response in memory.
+
+    Args:
+        status: The status.
+        body: The body.
+        headers: Fields; Content-Length is added.
+
+    Attributes:
+        header: The head.
+        body: The body.
+    """
+
+    __slots__ = ("body", "header")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: Iterable[tuple[str | bytes, str | bytes]] = (),
+    ) -> None:
+        self.header = ResponseHeader(status, headers=headers)
+        self.body = body
+        if status >= 200 and status not in {204, 304}:
+            self.header.set_content_length(len(body))
+
+
+class ServeHttp(ABC):
+    """Answers requests, each with a response that is made in one piece."""
+
+    @abstractmethod
+    async def response(self, session: ServerSession) -> Response:
+        """Answer one request.
+
+        Args:
+            session: The request; its body can be read with ``read_request_body``.
+
+        Returns:
+            The response.
+        """
+
+
+class HttpServer(HttpServerApp):
+    """Serves a :class:`ServeHttp`, with modules around it.
+
+    An error raised while answering becomes an error page: the status of an ``HTTPStatus`` kind,
+    400 for what the client did wrong, else 500.
+
+    Args:
+        app: What answers.
+        server_options: How clients are spoken to.
+
+    Attributes:
+        app: What answers.
+    """
+
+    def __init__(self, app: ServeHttp, *, server_options: HttpServerOptions | None = None) -> None:
+        self.app = app
+        if server_options is not None:
+            self.server_options = server_options
+        self._modules = HttpModules()
+
+    def add_module(self, builder: HttpModuleBuilder) -> None:
+        """Add a module that sees every request and response.
+
+        Args:
+            builder: Makes the module's instance for a request.
+        """
+        self._modules.add_module(builder)
+
+    async def process_new_http(self, session: ServerSession, shutdown: ShutdownWatch) -> bool:
+        """Serve one request.
+
+        Args:
+            session: The client's side, nothing read yet.
+            shutdown: Tells when the server stops.
+
+        Returns:
+            Whether the connection can carry another request.
+        """
+        try:
+            if not await session.read_request():
+                return False
+            await self._answer(session)
+            return await session.finish()
+        except Error as error:
+            await self._fail(session, error)
+        except Exception as error:  # noqa: BLE001 - an application may raise anything
+            await self._fail(session, Error.internal(ErrorType.INTERNAL_ERROR, cause=error))
+        return False
+
+    async def _answer(self, session: ServerSession) -> None:
+        if session.request.raw_method == b"CONNECT":
+            raise Error.down(HTTPStatus(405), "CONNECT is not supported")
+        modules: HttpModuleCtx | None = None
+        if self._modules.has_eager:
+            modules = self._modules.build_ctx(session)
+            await modules.request_header_filter(session.request)
+        response = await self.app.response(session)
+        header = response.header
+        body: bytes | None = response.body
+        if modules is None:
+            session.send_response_header(header, end=not body)
+            if body:
+                session.send_response_body(body, end=True)
+        else:
+            await modules.response_header_filter(header, not body)
+            session.send_response_header(header, end=not body)
+            if body:
+                session.send_response_body(modules.response_body_filter(body, True), end=True)
+        if session.needs_drain:
+            await session.drain()
+
+    async def _fail(self, session: ServerSession, error: Error) -> None:
+        kind = error.etype
+        code = kind.code if isinstance(kind, HTTPStatus) else 500
+        if code == 500 and error.esource is ErrorSource.DOWNSTREAM:
+            code = 408 if kind is ErrorType.READ_TIMEDOUT else 400
+        logger.error(
+            "Fail to serve: %s, status: %d, %s",
+            error,
+            code,
+            session.request_summary(),
+            exc_info=error.root_cause if error.root_etype is ErrorType.INTERNAL_ERROR else None,
+        )
+        if session.response_written is not None or kind in {
+            ErrorType.CONNECTION_CLOSED,
+            ErrorType.WRITE_ERROR,
+            ErrorType.READ_ERROR,
+        }:
+            session.shutdown()
+            return
+        try:
+            await session.respond_error(code)
+        except Error:
+            session.shutdown()

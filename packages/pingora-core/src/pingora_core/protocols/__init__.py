@@ -1,0 +1,1 @@
+"""What is spoken on a connection: bytes, TLS, HTTP; and what is known about it."""

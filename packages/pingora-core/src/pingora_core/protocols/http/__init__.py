@@ -1,0 +1,1 @@
+"""HTTP sessions, whatever the version."""

@@ -1,0 +1,387 @@
+"""One face of a downstream exchange over all HTTP versions.
+
+Rules of this file: nothing here knows a version. ``send_*`` only hands bytes to the transport
+and never waits; after it, a caller that sees ``needs_drain`` awaits ``drain()``. The coroutines
+with Pingora's names do both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from pingora_core.protocols.http.error_page import generate_error
+from pingora_core.protocols.http.task import (
+    BodyTask,
+    DoneTask,
+    FailedTask,
+    HeaderTask,
+    TrailerTask,
+    UpgradedBodyTask,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pingora_core.protocols.address import SocketAddress
+    from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.task import HttpTask
+    from pingora_http import HeaderMap, RequestHeader, ResponseHeader
+
+__all__ = ["ServerSession"]
+
+
+class ServerSession(ABC):
+    """One request of a client and the response to it.
+
+    The settings are attributes with class-level defaults, so that a request that changes none
+    costs nothing.
+
+    Attributes:
+        request: The request head. Before it was read, and for heads that could not be parsed,
+            a placeholder with method and target ``-``.
+        read_timeout: Seconds that one wait for request-body bytes may take; None for no limit.
+        write_timeout: Seconds that one wait for room in the send buffer may take; None for no
+            limit.
+        min_send_rate: Bytes per second a client must take; when set it overrides
+            ``write_timeout`` with ``max(1, length / rate)`` seconds. None to switch off.
+        total_drain_timeout: Seconds spent on reading the rest of a request body that nobody
+            wanted, before the connection is given up.
+        abort_on_close: Whether a client that closes (even only its sending direction) after its
+            request gives the request up.
+        close_on_response_before_downstream_finish: Whether a response that starts before the
+            request body was read announces ``Connection: close``; otherwise the body is drained
+            so that the connection can be reused.
+        auto_continue: Whether reading the body answers ``Expect: 100-continue``. A proxy turns
+            it off, because then the upstream decides.
+        ignore_info_resp: Whether 1xx heads are dropped, save 101, and save 100 for a client
+            that sent ``Expect``.
+        connection_context: What the application left for the next request on the connection;
+            on a first request None.
+    """
+
+    request: RequestHeader
+    read_timeout: float | None = 60.0
+    write_timeout: float | None = 60.0
+    min_send_rate: int | None = None
+    total_drain_timeout: float = 5.0
+    abort_on_close: bool = True
+    close_on_response_before_downstream_finish: bool = True
+    auto_continue: bool = True
+    ignore_info_resp: bool = False
+    connection_context: object | None = None
+
+    # ------------------------------------------------------------------ about
+
+    @property
+    def req_header(self) -> RequestHeader:
+        """The request head, under Pingora's name."""
+        return self.request
+
+    @property
+    @abstractmethod
+    def digest(self) -> Digest:
+        """What is known of the connection below."""
+
+    @property
+    @abstractmethod
+    def client_addr(self) -> SocketAddress | None:
+        """Address of the client; None when unknown (an unnamed Unix socket)."""
+
+    @property
+    @abstractmethod
+    def server_addr(self) -> SocketAddress | None:
+        """Local address on which the request came in."""
+
+    @property
+    @abstractmethod
+    def response_written(self) -> ResponseHeader | None:
+        """The final response head (or the 101) that was sent, None before that."""
+
+    @property
+    @abstractmethod
+    def body_bytes_read(self) -> int:
+        """Payload bytes of the request read so far."""
+
+    @property
+    @abstractmethod
+    def body_bytes_sent(self) -> int:
+        """Payload bytes of the response sent so far."""
+
+    def request_summary(self) -> str:
+        """Say in one line which request this is, for logs.
+
+        Returns:
+            ``METHOD path, Host: host``. The query is left out: it may hold secrets.
+        """
+        request = self.request
+        return f"{request.method} {request.path}, Host: {request.get('host', '')}"
+
+    # ---------------------------------------------------------------- reading
+
+    @abstractmethod
+    async def read_request(self) -> bool:
+        """Read the request head.
+
+        Returns:
+            False when the client closed, or stayed idle, before sending one.
+
+        Raises:
+            Error: From downstream: ``READ_TIMEDOUT``, ``CONNECTION_CLOSED`` within the head,
+                or what makes the head malformed; an ``HTTPStatus`` kind names the answer.
+        """
+
+    @property
+    @abstractmethod
+    def is_body_empty(self) -> bool:
+        """Whether the request has no body at all."""
+
+    @property
+    @abstractmethod
+    def is_body_done(self) -> bool:
+        """Whether the whole request body has been read."""
+
+    @property
+    @abstractmethod
+    def is_upgrade_request(self) -> bool:
+        """Whether the client asks for another protocol."""
+
+    @abstractmethod
+    def next_request_body(self) -> bytes | None:
+        """Return request-body bytes that are here already.
+
+        Returns:
+            A piece of the body; None when more bytes must arrive first or the body is done.
+
+        Raises:
+            Error: From downstream, when the body is malformed.
+        """
+
+    @abstractmethod
+    async def read_request_body(self) -> bytes | None:
+        """Wait for the next piece of the request body.
+
+        Returns:
+            The piece; None at the end of the body.
+
+        Raises:
+            Error: From downstream: ``READ_TIMEDOUT``, ``CONNECTION_CLOSED``, or what makes the
+                body malformed.
+        """
+
+    @property
+    @abstractmethod
+    def request_trailers(self) -> HeaderMap | None:
+        """Trailer fields of the request, once its body is done."""
+
+    @abstractmethod
+    async def read_upgraded(self) -> bytes:
+        """Wait for raw bytes of the client after a 101.
+
+        Returns:
+            The bytes; empty when the client has closed its direction.
+        """
+
+    @abstractmethod
+    def enable_retry_buffering(self, limit: int = 65536) -> None:
+        """Keep the raw request body so that a failed attempt can be replayed.
+
+        Args:
+            limit: Bytes to keep at most; a longer body makes the buffer truncated.
+        """
+
+    @property
+    @abstractmethod
+    def retry_buffer(self) -> bytes:
+        """What was kept of the request body so far."""
+
+    @property
+    @abstractmethod
+    def retry_buffer_truncated(self) -> bool:
+        """Whether the body was longer than the retry buffer, so that no replay is possible."""
+
+    @abstractmethod
+    def watch_disconnect(self, callback: Callable[[], None] | None) -> None:
+        """Be told when the client goes away.
+
+        Args:
+            callback: Called once, at once when the client has gone already; None to stop.
+        """
+
+    # ---------------------------------------------------------------- writing
+
+    @abstractmethod
+    def send_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
+        """Send a response head; may hold it back until the next piece or :meth:`flush`.
+
+        Args:
+            header: Informational or final. A second final head is dropped with a warning.
+            end: Whether the message ends here.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the client is gone.
+        """
+
+    @abstractmethod
+    def send_response_body(self, data: bytes | None, *, end: bool = False) -> None:
+        """Send a piece of the response body.
+
+        Args:
+            data: Payload bytes; nothing is sent for None or empty bytes.
+            end: Whether the message ends here.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the client is gone; ``PREMATURE_BODY_END`` when the body
+                ends before its Content-Length.
+        """
+
+    @abstractmethod
+    def send_response_trailers(self, trailers: HeaderMap | None) -> None:
+        """Send the trailer section and end the message.
+
+        Args:
+            trailers: The fields; dropped where the framing has no place for them.
+        """
+
+    @abstractmethod
+    def send_upgraded(self, data: bytes) -> None:
+        """Send raw bytes after a 101.
+
+        Args:
+            data: The bytes.
+        """
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Hand over to the transport what was held back."""
+
+    @property
+    @abstractmethod
+    def needs_drain(self) -> bool:
+        """Whether the send buffer is above its high-water mark."""
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Wait until the send buffer has room.
+
+        Raises:
+            Error: ``WRITE_TIMEDOUT`` or ``WRITE_ERROR``, from downstream.
+        """
+
+    def send_task(self, task: HttpTask) -> bool:
+        """Send one piece of a response.
+
+        Args:
+            task: The piece.
+
+        Returns:
+            Whether it was the last.
+
+        Raises:
+            Error: As the ``send_*`` methods; the error of a ``FailedTask``.
+        """
+        match task:
+            case HeaderTask():
+                self.send_response_header(task.header, end=task.end)
+            case BodyTask():
+                self.send_response_body(task.data, end=task.end)
+            case UpgradedBodyTask():
+                if task.data:
+                    self.send_upgraded(task.data)
+            case TrailerTask():
+                self.send_response_trailers(task.trailers)
+            case DoneTask():
+                self.send_response_body(None, end=True)
+            case FailedTask():
+                raise task.error
+        return task.end
+
+    async def write_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
+        """Send a response head and wait for room.
+
+        Args:
+            header: Informational or final.
+            end: Whether the message ends here.
+        """
+        self.send_response_header(header, end=end)
+        if self.needs_drain:
+            await self.drain()
+
+    async def write_response_body(self, data: bytes | None, *, end: bool = False) -> None:
+        """Send a piece of the response body and wait for room.
+
+        Args:
+            data: Payload bytes.
+            end: Whether the message ends here.
+        """
+        self.send_response_body(data, end=end)
+        if self.needs_drain:
+            self.flush()
+            await self.drain()
+
+    async def write_response_trailers(self, trailers: HeaderMap | None) -> None:
+        """Send the trailer section and wait for room.
+
+        Args:
+            trailers: The fields.
+        """
+        self.send_response_trailers(trailers)
+        if self.needs_drain:
+            await self.drain()
+
+    async def respond_error(self, code: int, body: bytes = b"") -> None:
+        """Answer with an error page and give the connection up afterwards.
+
+        Nothing is sent when a final head was sent already.
+
+        Args:
+            code: The status.
+            body: The page; empty as in Pingora.
+        """
+        header = generate_error(code)
+        if body:
+            header.set_content_length(len(body))
+        await self.write_error_response(header, body)
+
+    async def write_error_response(self, header: ResponseHeader, body: bytes = b"") -> None:
+        """Answer with an error page of the caller's and give the connection up afterwards.
+
+        Nothing is sent when a final head was sent already.
+
+        Args:
+            header: The head, with the right Content-Length.
+            body: The page.
+        """
+        self.set_keepalive(None)
+        if self.response_written is not None:
+            return
+        await self.write_response_header(header, end=not body)
+        if body:
+            await self.write_response_body(body, end=True)
+        self.flush()
+
+    # ----------------------------------------------------------------- ending
+
+    @abstractmethod
+    def set_keepalive(self, timeout: float | None) -> None:
+        """Decide whether the connection is kept after this exchange.
+
+        Args:
+            timeout: None closes it; 0 keeps it without an idle limit; otherwise seconds it may
+                stay idle. A client that asked to close is never overruled.
+        """
+
+    @abstractmethod
+    async def finish(self) -> bool:
+        """End the exchange: complete the response, drain what is left of the request.
+
+        Returns:
+            Whether the connection can carry another exchange.
+
+        Raises:
+            Error: When the response cannot be completed.
+        """
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Give the exchange up; the client must notice that the response is not complete."""

@@ -1,0 +1,1 @@
+"""HTTP/1: heads, framing, bodies, and the sessions of both sides."""

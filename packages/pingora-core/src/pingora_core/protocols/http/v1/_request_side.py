@@ -1,0 +1,375 @@
+"""The reading half of a downstream HTTP/1 session: the request head and its body.
+
+Rules of this file: bytes that belong to what follows the request (pipelined requests, or the
+other protocol after an upgrade) always go back into the stream, so that whoever reads next finds
+them in order. All errors leave here with source Downstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pingora_core.protocols.http.server import ServerSession
+from pingora_core.protocols.http.v1.body_reader import BodyReader
+from pingora_core.protocols.http.v1.framing import (
+    check_request_head,
+    is_upgrade_request,
+    request_body_length,
+    wants_keepalive,
+)
+from pingora_core.protocols.http.v1.parser import (
+    DEFAULT_LIMITS,
+    check_incomplete_head,
+    find_head_end,
+    get_parser,
+)
+from pingora_error import Error, ErrorType
+from pingora_http import RequestHeader, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pingora_core.protocols.address import SocketAddress
+    from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.v1.limits import HeadLimits
+    from pingora_core.protocols.http.v1.parser import Http1Parser
+    from pingora_core.protocols.interfaces import Stream
+    from pingora_http import HeaderMap
+
+__all__ = ["Http1Options", "RequestSide", "placeholder_request"]
+
+# RFC 9112 section 2.2 asks to ignore at least one empty line before a request line; more than a
+# handful is no client that we know.
+_MAX_EMPTY_LINES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http1Options:
+    """What a listener's HTTP/1 sessions have in common.
+
+    Attributes:
+        parser: Engine for the request heads.
+        limits: Limits on the request heads.
+        header_timeout: Seconds from the first byte of a request head to its last, in all: a
+            client that sends a byte now and then is not kept (precedent: nginx
+            ``client_header_timeout`` 60).
+        keepalive_timeout: Seconds that a connection may be idle between requests (precedent:
+            Pingora 60, nginx 75); None for no limit.
+        max_drain_size: Bytes of an unwanted request body that are read to save the connection.
+    """
+
+    parser: Http1Parser = field(default_factory=get_parser)
+    limits: HeadLimits = DEFAULT_LIMITS
+    header_timeout: float = 60.0
+    keepalive_timeout: float | None = 60.0
+    max_drain_size: int = 1 << 20
+
+
+def placeholder_request() -> RequestHeader:
+    """Make what stands for a request whose head could not be read.
+
+    Returns:
+        A head with method and target ``-``.
+    """
+    return RequestHeader.from_wire(b"-", b"-", Version.HTTP_10, [])
+
+
+class RequestSide(ServerSession):
+    """What reading one request needs; see :class:`ServerSession` for the meanings.
+
+    Attributes:
+        stream: The connection.
+        is_idle: True while nothing of a request has arrived, so that closing loses nothing.
+        last_request: Whether the connection closes after this exchange, whatever the client
+            asks for.
+    """
+
+    is_idle = False
+    last_request = False
+    _continue_pending = False
+    _keepalive = False
+    _upgrade_request = False
+    _body: BodyReader | None = None
+    _trailers: HeaderMap | None = None
+    _has_body = False
+    _retry_limit = -1
+    _retry_pieces: list[bytes] | None = None
+    _retry_size = 0
+    _body_read = 0
+
+    def __init__(self, stream: Stream, options: Http1Options) -> None:
+        self.stream = stream
+        self._options = options
+        self.idle_timeout = options.keepalive_timeout
+
+    # ------------------------------------------------------------------ about
+
+    @property
+    def digest(self) -> Digest:
+        """What is known of the connection below."""
+        return self.stream.digest
+
+    @property
+    def client_addr(self) -> SocketAddress | None:
+        """Address of the client."""
+        socket_digest = self.stream.digest.socket_digest
+        return None if socket_digest is None else socket_digest.peer_addr
+
+    @property
+    def server_addr(self) -> SocketAddress | None:
+        """Local address on which the request came in."""
+        socket_digest = self.stream.digest.socket_digest
+        return None if socket_digest is None else socket_digest.local_addr
+
+    @property
+    def body_bytes_read(self) -> int:
+        """Payload bytes of the request read so far."""
+        return self._body_read
+
+    @property
+    def is_body_empty(self) -> bool:
+        """Whether the request has no body at all."""
+        return not self._has_body
+
+    @property
+    def is_body_done(self) -> bool:
+        """Whether the whole request body has been read."""
+        return self._body is None
+
+    @property
+    def is_upgrade_request(self) -> bool:
+        """Whether the client asks for another protocol (or a tunnel)."""
+        return self._upgrade_request
+
+    @property
+    def request_trailers(self) -> HeaderMap | None:
+        """Trailer fields of the request, once its body is done."""
+        return self._trailers
+
+    # ------------------------------------------------------------------- head
+
+    async def read_request(self) -> bool:
+        """Read the request head.
+
+        Returns:
+            False when the client closed, or stayed idle, before sending a byte of one.
+
+        Raises:
+            Error: From downstream: ``READ_TIMEDOUT``, ``CONNECTION_CLOSED`` within the head, or
+                what makes the head malformed.
+        """
+        stream = self.stream
+        data = stream.take()
+        if not data:
+            self.is_idle = True
+            try:
+                if not await stream.fill(self.idle_timeout):
+                    return False
+            except Error:
+                # Idle for too long, reset, or told to go: nothing was asked, nobody to answer.
+                return False
+            finally:
+                self.is_idle = False
+            data = stream.take()
+        try:
+            end = -1 if data[0] in b"\r\n" else find_head_end(data, 0)
+            if end < 0:
+                data, end = await self._read_rest_of_head(data)
+                if end < 0:
+                    return False
+            self._accept_head(data, end)
+        except Error as error:
+            if self.request is PLACEHOLDER:
+                self.request = placeholder_request()
+            raise error.as_down() from None
+        return True
+
+    async def _read_rest_of_head(self, data: bytes) -> tuple[bytes, int]:
+        stream = self.stream
+        limits = self._options.limits
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._options.header_timeout
+        empty_lines = 0
+        scanned = 0
+        while True:
+            while data.startswith(b"\r\n"):
+                data = data[2:]
+                empty_lines += 1
+                if empty_lines > _MAX_EMPTY_LINES:
+                    raise Error(ErrorType.INVALID_HTTP_HEADER, "empty lines before the request")
+            end = find_head_end(data, scanned)
+            if end >= 0:
+                return data, end
+            if data != b"\r":
+                check_incomplete_head(data, limits)
+            scanned = max(0, len(data) - 3)
+            remaining = deadline - loop.time()
+            if remaining <= 0:
+                raise Error(ErrorType.READ_TIMEDOUT, "the request header took too long")
+            stream.unread(data)
+            if not await stream.fill(remaining):
+                if not data.strip(b"\r\n"):
+                    return b"", -1
+                raise Error(ErrorType.CONNECTION_CLOSED, "closed within the request header")
+            data = stream.take()
+
+    def _accept_head(self, data: bytes, end: int) -> None:
+        options = self._options
+        rest = b""
+        if end != len(data):
+            rest = data[end:]
+            data = data[:end]
+        request = options.parser.parse_request(data)
+        self.request = request
+        check_request_head(data, request, options.limits)
+        length = request_body_length(request)
+        self._keepalive = not self.last_request and wants_keepalive(request)
+        self._upgrade_request = is_upgrade_request(request)
+        if rest:
+            self.stream.unread(rest)
+        if length != 0:
+            self._body = BodyReader(length)
+            self._has_body = True
+            expect = request.get_raw(b"expect")
+            self._continue_pending = (
+                expect is not None
+                and expect.lower() == b"100-continue"
+                and request.version is not Version.HTTP_10
+            )
+
+    # ------------------------------------------------------------------- body
+
+    def next_request_body(self) -> bytes | None:
+        """Return request-body bytes that are here already.
+
+        Returns:
+            A piece of the body; None when more bytes must arrive first or the body is done.
+
+        Raises:
+            Error: From downstream, when the body is malformed.
+        """
+        body = self._body
+        if body is None:
+            return None
+        data = self.stream.take()
+        if not data:
+            return None
+        self._continue_pending = False
+        try:
+            piece = body.feed(data)
+        except Error as error:
+            raise error.as_down() from None
+        if body.is_done:
+            if body.excess:
+                self.stream.unread(body.excess)
+            self._trailers = body.trailers
+            self._body = None
+        if not piece:
+            return None
+        self._body_read += len(piece)
+        if self._retry_pieces is not None:
+            self._keep_for_retry(piece)
+        return piece
+
+    async def read_request_body(self) -> bytes | None:
+        """Wait for the next piece of the request body.
+
+        Returns:
+            The piece; None at the end of the body.
+
+        Raises:
+            Error: From downstream: ``READ_TIMEDOUT``, ``CONNECTION_CLOSED``, or what makes the
+                body malformed.
+        """
+        while True:
+            piece = self.next_request_body()
+            if piece is not None:
+                return piece
+            body = self._body
+            if body is None:
+                return None
+            if self._continue_pending and self.auto_continue:
+                self.write_continue_response()
+            try:
+                more = await self.stream.fill(self.read_timeout)
+                if not more:
+                    body.feed_eof()
+            except Error as error:
+                raise error.as_down() from None
+
+    def write_continue_response(self) -> None:
+        """Tell the client to send the body (RFC 9110 section 10.1.1).
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the client is gone.
+        """
+        self._continue_pending = False
+        try:
+            self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        except Error as error:
+            raise error.as_down() from None
+
+    async def read_upgraded(self) -> bytes:
+        """Wait for raw bytes of the client after a 101.
+
+        Returns:
+            The bytes; empty when the client has closed its direction.
+
+        Raises:
+            Error: From downstream: ``READ_ERROR``.
+        """
+        try:
+            return await self.stream.read(None)
+        except Error as error:
+            raise error.as_down() from None
+
+    # ----------------------------------------------------------- retry buffer
+
+    def enable_retry_buffering(self, limit: int = 65536) -> None:
+        """Keep the raw request body so that a failed attempt can be replayed.
+
+        Args:
+            limit: Bytes to keep at most; a longer body makes the buffer truncated.
+        """
+        if self._retry_pieces is None:
+            self._retry_pieces = []
+            self._retry_limit = limit
+
+    def _keep_for_retry(self, piece: bytes) -> None:
+        pieces = self._retry_pieces
+        assert pieces is not None
+        self._retry_size += len(piece)
+        if self._retry_size > self._retry_limit:
+            pieces.clear()
+        else:
+            pieces.append(piece)
+
+    @property
+    def retry_buffer(self) -> bytes:
+        """What was kept of the request body so far; empty when truncated."""
+        pieces = self._retry_pieces
+        return b"" if not pieces else b"".join(pieces)
+
+    @property
+    def retry_buffer_truncated(self) -> bool:
+        """Whether the body was longer than the retry buffer."""
+        if self._retry_pieces is None:
+            return self._body_read > 0
+        return self._retry_size > self._retry_limit
+
+    # ------------------------------------------------------------- disconnect
+
+    def watch_disconnect(self, callback: Callable[[], None] | None) -> None:
+        """Be told when the client goes away.
+
+        Args:
+            callback: Called once, at once when the client has gone already; None to stop.
+        """
+        self.stream.set_on_disconnect(callback)
+
+
+#: Stands in ``request`` until a head was read; never shown to callbacks, never changed.
+PLACEHOLDER = placeholder_request()
+RequestSide.request = PLACEHOLDER

@@ -1,0 +1,400 @@
+"""The upstream side of HTTP/1: send one request, read the response to it.
+
+Theory of operation: ``next_task`` is a small state machine over the bytes that the stream has
+already buffered and never waits; ``read_task`` drives it and waits for bytes when it must. All
+errors leave here with source Upstream, save the one given to ``fail``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from pingora_core.protocols.http.client import ClientSession
+from pingora_core.protocols.http.task import BodyTask, HeaderTask, TrailerTask, UpgradedBodyTask
+from pingora_core.protocols.http.v1.body_reader import BodyReader
+from pingora_core.protocols.http.v1.body_writer import BodyWriter
+from pingora_core.protocols.http.v1.framing import (
+    UNTIL_CLOSE,
+    FramingOptions,
+    check_response_head,
+    is_upgrade_request,
+    request_body_length,
+    response_body_length,
+    wants_keepalive,
+)
+from pingora_core.protocols.http.v1.parser import (
+    DEFAULT_LIMITS,
+    check_incomplete_head,
+    find_head_end,
+    get_parser,
+    unfold,
+)
+from pingora_error import Error, ErrorType, RetryType
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.task import HttpTask
+    from pingora_core.protocols.http.v1.parser import HeadLimits, Http1Parser
+    from pingora_core.protocols.interfaces import Stream
+    from pingora_http import HeaderMap, RequestHeader, ResponseHeader
+
+__all__ = ["HttpSession"]
+
+_DEFAULT_OPTIONS = FramingOptions()
+
+
+class _State(enum.Enum):
+    """What the next bytes of the upstream are."""
+
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    TRAILERS = enum.auto()
+    UPGRADED = enum.auto()
+    DONE = enum.auto()
+
+
+class HttpSession(ClientSession):
+    """One HTTP/1 exchange on an upstream connection.
+
+    Args:
+        stream: The connection; owned by the session until the connector takes it back.
+        parser: Engine for the response heads; the default engine when None.
+        limits: Limits on the response heads.
+        options: Which strictness of the framing is loosened.
+
+    Attributes:
+        stream: The connection.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        parser: Http1Parser | None = None,
+        limits: HeadLimits = DEFAULT_LIMITS,
+        options: FramingOptions = _DEFAULT_OPTIONS,
+    ) -> None:
+        self.stream = stream
+        self._parser = parser or get_parser()
+        self._limits = limits
+        self._options = options
+        self._state = _State.HEAD
+        self._scanned = 0
+        self._method = b""
+        self._expect_upgrade = False
+        self._response: ResponseHeader | None = None
+        self._reader: BodyReader | None = None
+        self._writer: BodyWriter | None = None
+        self._request_sent = False
+        self._request_done = False
+        self._keepalive = False
+        self._received = 0
+        self._failure: Error | None = None
+
+    # ------------------------------------------------------------------ about
+
+    @property
+    def digest(self) -> Digest:
+        """What is known of the connection below."""
+        return self.stream.digest
+
+    @property
+    def id(self) -> int:
+        """File descriptor of the connection."""
+        return self.stream.id
+
+    @property
+    def response_header(self) -> ResponseHeader | None:
+        """The final response head (or the 101)."""
+        return self._response
+
+    @property
+    def body_bytes_received(self) -> int:
+        """Payload bytes of the response so far."""
+        return self._received
+
+    @property
+    def body_bytes_sent(self) -> int:
+        """Payload bytes of the request so far."""
+        return 0 if self._writer is None else self._writer.bytes_written
+
+    @property
+    def response_done(self) -> bool:
+        """Whether the whole response has been read."""
+        return self._state is _State.DONE
+
+    @property
+    def can_reuse(self) -> bool:
+        """Whether the connection may carry another exchange.
+
+        Only after a complete exchange that both sides agreed to keep alive, whose end was told
+        by framing and not by close, with not a byte too many (RFC 9112 section 9.3).
+        """
+        return (
+            self._keepalive
+            and self._state is _State.DONE
+            and self._request_done
+            and self._failure is None
+        )
+
+    # ---------------------------------------------------------------- sending
+
+    @property
+    def request_sent(self) -> bool:
+        """Whether anything of the request may have reached the upstream."""
+        return self._request_sent
+
+    def send_request_header(self, header: RequestHeader) -> None:
+        """Send the request head.
+
+        Args:
+            header: The head; its framing fields decide how the body is delimited.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the connection is gone, retryable when it was a reused
+                one; ``INVALID_HTTP_HEADER`` when the framing fields contradict each other.
+        """
+        length = request_body_length(header)
+        self._method = header.raw_method
+        self._expect_upgrade = is_upgrade_request(header)
+        try:
+            self.stream.write(header.to_wire())
+        except Error as error:
+            error.retry = RetryType.REUSED_ONLY
+            raise error.as_up() from None
+        self._request_sent = True
+        if length == 0:
+            self._request_done = True
+        else:
+            self._writer = BodyWriter(length)
+
+    def send_request_body(self, data: bytes) -> None:
+        """Send a piece of the request body.
+
+        Args:
+            data: Payload bytes.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the connection is gone.
+        """
+        if self._writer is None or not data:
+            return
+        try:
+            self.stream.write(self._writer.encode(data))
+        except Error as error:
+            raise error.as_up() from None
+
+    def finish_request_body(self, trailers: HeaderMap | None = None) -> None:
+        """End the request body.
+
+        Args:
+            trailers: Fields to send after a chunked body.
+
+        Raises:
+            Error: ``PREMATURE_BODY_END`` when less was sent than Content-Length promised.
+        """
+        if self._writer is None or self._request_done:
+            self._request_done = True
+            return
+        try:
+            last = self._writer.finish(trailers)
+            if last:
+                self.stream.write(last)
+        except Error as error:
+            raise error.as_up() from None
+        self._request_done = True
+
+    def send_upgraded(self, data: bytes) -> None:
+        """Send raw bytes after a 101.
+
+        Args:
+            data: The bytes.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the connection is gone.
+        """
+        try:
+            self.stream.write(data)
+        except Error as error:
+            raise error.as_up() from None
+
+    def finish_upgraded(self) -> None:
+        """Close the sending direction of an upgraded connection."""
+        self.stream.write_eof()
+
+    @property
+    def needs_drain(self) -> bool:
+        """Whether the send buffer is above its high-water mark."""
+        return self.stream.needs_drain
+
+    async def drain(self) -> None:
+        """Wait until the send buffer has room.
+
+        Raises:
+            Error: ``WRITE_TIMEDOUT`` or ``WRITE_ERROR``.
+        """
+        try:
+            await self.stream.drain(self.write_timeout)
+        except Error as error:
+            raise self._blame(error) from None
+
+    # ---------------------------------------------------------------- reading
+
+    def next_task(self) -> HttpTask | None:
+        """Return the next piece of the response if its bytes are here already.
+
+        Returns:
+            The piece, or None when more bytes must arrive first.
+
+        Raises:
+            Error: What makes the response malformed.
+        """
+        state = self._state
+        try:
+            if state is _State.BODY:
+                return self._next_body()
+            if state is _State.HEAD:
+                return self._next_head()
+        except Error as error:
+            raise self._blame(error) from None
+        if state is _State.TRAILERS:
+            self._state = _State.DONE
+            return TrailerTask(None if self._reader is None else self._reader.trailers)
+        if state is _State.UPGRADED:
+            data = self.stream.take()
+            return UpgradedBodyTask(data, end=False) if data else None
+        return BodyTask(None, end=True)
+
+    async def read_task(self) -> HttpTask:
+        """Wait for the next piece of the response.
+
+        Returns:
+            The piece.
+
+        Raises:
+            Error: ``READ_TIMEDOUT``, ``READ_ERROR``, ``CONNECTION_CLOSED``, or what makes the
+                response malformed; or the error given to :meth:`fail`.
+        """
+        while True:
+            task = self.next_task()
+            if task is not None:
+                return task
+            try:
+                more = await self.stream.fill(self.read_timeout)
+            except Error as error:
+                if self._state is _State.HEAD and error.etype is not ErrorType.READ_TIMEDOUT:
+                    self._mark_stale(error)
+                raise self._blame(error) from None
+            if not more:
+                return self._end_of_stream()
+
+    def _next_head(self) -> HttpTask | None:
+        stream = self.stream
+        data = stream.take()
+        if not data:
+            return None
+        end = find_head_end(data, self._scanned)
+        if end < 0:
+            stream.unread(data)
+            check_incomplete_head(data, self._limits)
+            self._scanned = max(0, len(data) - 3)
+            return None
+        self._scanned = 0
+        if end != len(data):
+            stream.unread(data[end:])
+            data = data[:end]
+        options = self._options
+        if options.allow_obs_fold_in_response:
+            data = unfold(data)
+        response = self._parser.parse_response(data)
+        check_response_head(data, response, self._limits, options)
+        status = response.status
+        if status < 200 and status != 101:
+            return HeaderTask(response, end=False)
+        self._response = response
+        if status == 101 or (self._method == b"CONNECT" and status < 300):
+            return self._switch(response)
+        length = response_body_length(response, self._method, options)
+        self._keepalive = length != UNTIL_CLOSE and wants_keepalive(response)
+        if length == 0:
+            self._finish_response()
+            return HeaderTask(response, end=True)
+        self._state = _State.BODY
+        self._reader = BodyReader(length)
+        return HeaderTask(response, end=False)
+
+    def _switch(self, response: ResponseHeader) -> HttpTask:
+        if not self._expect_upgrade:
+            raise Error(ErrorType.INVALID_HTTP_HEADER, "101 to a request that did not ask for it")
+        self._state = _State.UPGRADED
+        return HeaderTask(response, end=False)
+
+    def _next_body(self) -> HttpTask | None:
+        data = self.stream.take()
+        if not data:
+            return None
+        reader = self._reader
+        assert reader is not None
+        payload = reader.feed(data)
+        if payload:
+            self._received += len(payload)
+        if not reader.is_done:
+            return BodyTask(payload, end=False) if payload else None
+        if reader.excess:
+            self.stream.unread(reader.excess)
+        if reader.trailers is not None:
+            self._finish_response()
+            self._state = _State.TRAILERS
+            return BodyTask(payload, end=False) if payload else self.next_task()
+        self._finish_response()
+        return BodyTask(payload, end=True)
+
+    def _finish_response(self) -> None:
+        self._state = _State.DONE
+        if self.stream.buffered or self.stream.at_eof:
+            # Bytes behind the end belong to no request: whatever they are, they must never be
+            # taken for the answer to the next one.
+            self._keepalive = False
+
+    def _end_of_stream(self) -> HttpTask:
+        if self._state is _State.UPGRADED:
+            self._state = _State.DONE
+            return UpgradedBodyTask(None, end=True)
+        if self._state is _State.HEAD:
+            error = Error.up(ErrorType.CONNECTION_CLOSED, "closed before the response header")
+            self._mark_stale(error)
+            raise error
+        assert self._reader is not None
+        try:
+            self._reader.feed_eof()
+        except Error as error:
+            raise self._blame(error) from None
+        self._state = _State.DONE
+        return BodyTask(None, end=True)
+
+    def _mark_stale(self, error: Error) -> None:
+        # Not a byte of an answer: on a reused connection the upstream most likely closed it
+        # before it saw this request.
+        if error is not self._failure and not self.stream.buffered:
+            error.retry = RetryType.REUSED_ONLY
+
+    def _blame(self, error: Error) -> Error:
+        return error if error is self._failure else error.as_up()
+
+    # ----------------------------------------------------------------- ending
+
+    def fail(self, error: Error) -> None:
+        """Interrupt whoever waits for this session.
+
+        Args:
+            error: What the waiting call, and each later one, raises.
+        """
+        if self._failure is None:
+            self._failure = error
+            self.stream.fail(error)
+
+    def shutdown(self) -> None:
+        """Give the exchange up and close the connection at once."""
+        self._keepalive = False
+        self.stream.abort()

@@ -1,0 +1,379 @@
+"""TLS over any stream, with OpenSSL between two memory buffers.
+
+Theory of operation. Ciphertext arrives in the stream below, which calls back; it goes into the
+library's input buffer, and as many records as it completes are read out as plaintext. While as much plaintext lies unread as the limit allows, ciphertext stays in the stream below,
+which stops reading in turn.
+
+How it ends. ``close_notify`` is the end of the stream. An end of the transport without one is a
+failure, ``CONNECTION_CLOSED``: somebody may have cut the data short (RFC 9112 section 9.8), and
+whoever knows from the framing that a message was complete has no need to read on. It counts as
+``at_eof`` and as a disconnect all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from OpenSSL import SSL
+
+from pingora_core.protocols.digest import TimingDigest
+from pingora_core.protocols.tls._records import MAX_PLAINTEXT, RecordStream
+from pingora_core.protocols.tls.digest import make_ssl_digest
+from pingora_core.protocols.tls.errors import handshake_error, reason_of
+from pingora_core.runtime.timers import Deadline, get_timers
+from pingora_error import Error, ErrorType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pingora_core.protocols.interfaces import Stream
+
+__all__ = ["DEFAULT_READ_BUFFER", "TlsStream"]
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_READ_BUFFER: Final = 65536
+"""Bytes of plaintext; the same as of the stream below."""
+
+
+class TlsStream(RecordStream):
+    """A TLS connection, as client or as server.
+
+    Args:
+        inner: The stream that carries it, which belongs to this object from now on.
+        connection: OpenSSL's connection without a socket, its role, names and callbacks set.
+        read_buffer: Unread bytes of plaintext at which reading pauses.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_deadline",
+        "_failure",
+        "_halted",
+        "_loop",
+        "_on_disconnect",
+        "_peer_finished",
+        "_read_limit",
+        "_tls_error",
+        "_waiter",
+        "_withheld",
+        "on_data",
+    )
+
+    def __init__(
+        self,
+        inner: Stream,
+        connection: SSL.Connection,
+        *,
+        read_buffer: int = DEFAULT_READ_BUFFER,
+    ) -> None:
+        super().__init__(inner, connection)
+        self._read_limit = read_buffer
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        # Whether ciphertext was left in the inner stream because the buffer was full.
+        self._withheld = False
+        self._waiter: asyncio.Future[bool] | None = None
+        self._deadline: Deadline | None = None
+        self._on_disconnect: Callable[[], None] | None = None
+        self._failure: Error | None = None
+        self._tls_error: SSL.Error | None = None
+        self._peer_finished = False
+        # True once no more plaintext can come, whatever the reason.
+        self._halted = False
+        self.on_data: Callable[[], None] | None = None
+
+    # -------------------------------------------------------------- handshake
+
+    async def handshake(self, timeout: float | None = None) -> None:
+        """Do the handshake; must be awaited before anything else.
+
+        Args:
+            timeout: Longest time for all of it, seconds; None for no limit.
+
+        Raises:
+            Error: ``TLS_HANDSHAKE_TIMEDOUT``; ``INVALID_CERT`` if the peer's certificate was not
+                accepted here; ``TLS_HANDSHAKE_FAILURE`` for all else, also if the peer went
+                away. The inner stream is left open, for its owner to close.
+        """
+        expiry = None if timeout is None else self._loop.time() + timeout
+        while not self._handshake_step():
+            remaining = None if expiry is None else max(0.0, expiry - self._loop.time())
+            try:
+                if not self._inner.buffered and not await self._inner.fill(remaining):
+                    msg = "the peer closed the connection during the TLS handshake"
+                    raise Error(ErrorType.TLS_HANDSHAKE_FAILURE, msg)
+            except Error as error:
+                if error.etype is ErrorType.READ_TIMEDOUT:
+                    etype = ErrorType.TLS_HANDSHAKE_TIMEDOUT
+                elif error.etype is ErrorType.TLS_HANDSHAKE_FAILURE:
+                    raise
+                else:
+                    etype = ErrorType.TLS_HANDSHAKE_FAILURE
+                raise Error(etype, "during the TLS handshake", cause=error) from error
+            self._feed(self._inner.take())
+        digest = self._inner.digest
+        digest.ssl_digest = make_ssl_digest(self._connection)
+        digest.timing_digest.append(TimingDigest(time.time()))
+        # Application data may have come along with the last flight.
+        self._read_records(None)
+        self._inner.on_data = self._on_ciphertext
+        self._inner.set_on_disconnect(self._on_inner_end)
+        if self._inner.buffered:
+            self._on_ciphertext()
+
+    def _handshake_step(self) -> bool:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            self._flush()
+            return False
+        except SSL.Error as error:
+            # The alert that tells the peer why.
+            self._flush()
+            raise handshake_error(error) from error
+        self._flush()
+        return True
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes `take` would return now."""
+        return len(self._buffer)
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether the peer ended its direction or the connection is gone."""
+        return self._peer_finished or self._tls_error is not None or self._inner.at_eof
+
+    def take(self) -> bytes:
+        """Hand over everything that is buffered.
+
+        Returns:
+            The bytes, empty if there are none.
+        """
+        data = self._buffer
+        self._buffer = b""
+        if self._withheld:
+            # Not now: the caller has just said that it has enough to do.
+            self._loop.call_soon(self._on_ciphertext)
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of the buffer.
+
+        Args:
+            data: Bytes the next `take` returns first.
+        """
+        self._buffer = data + self._buffer
+
+    async def fill(self, timeout: float | None = None) -> bool:
+        """Wait until more bytes are buffered than now; see `Stream.fill`.
+
+        Args:
+            timeout: Longest wait, seconds; None for no limit.
+
+        Returns:
+            True when bytes have arrived, False after the peer's ``close_notify``.
+
+        Raises:
+            RuntimeError: If somebody else is already waiting.
+        """
+        if self._waiter is not None:
+            msg = "another task is already reading this stream"
+            raise RuntimeError(msg)
+        self._waiter = waiter = self._loop.create_future()
+        try:
+            if self._withheld and self._failure is None:
+                self._decrypt()
+            if self._halted and not waiter.done():
+                return await self._ended()
+            deadline = self._deadline
+            if timeout is not None:
+                if deadline is None:
+                    deadline = self._deadline = Deadline(get_timers(), self._expired)
+                deadline.set(timeout)
+            elif deadline is not None:
+                # A wait does not clear its deadline, the next one does.
+                deadline.clear()
+            return await waiter or await self._ended()
+        finally:
+            self._waiter = None
+
+    def _on_ciphertext(self) -> None:
+        # The inner stream calls this when bytes have arrived. HOT.
+        if len(self._buffer) < self._read_limit or self._waiter is not None:
+            self._decrypt()
+        else:
+            self._withheld = True
+
+    def _decrypt(self) -> None:
+        """Take what has arrived, and read the records that it completes."""
+        self._withheld = False
+        data = self._inner.take()
+        if data and not self._closed:
+            records = self._feed(data)
+            if records:
+                self._read_records(records)
+
+    def _read_records(self, records: int | None) -> None:
+        """Read plaintext out of the library, buffer it and tell whoever waits.
+
+        Args:
+            records: How many complete records it holds; None for all there are.
+        """
+        pieces: list[bytes] = []
+        ended = False
+        try:
+            if records == 1:
+                pieces.append(self._recv(MAX_PLAINTEXT))
+            else:
+                while records is None or len(pieces) < records:
+                    pieces.append(self._recv(MAX_PLAINTEXT))
+        except SSL.WantReadError:
+            # There was a record without data; it may have made the library answer.
+            self._flush()
+        except SSL.ZeroReturnError:
+            self._peer_finished = ended = True
+        except SSL.Error as error:
+            self._tls_error = error
+            ended = True
+            self._flush()
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._buffer = self._buffer + data if self._buffer else data
+            waiter = self._waiter
+            if waiter is not None:
+                if not waiter.done():
+                    waiter.set_result(True)
+            elif self.on_data is not None:
+                self.on_data()
+        if ended:
+            self._end()
+
+    def _on_inner_end(self) -> None:
+        # Nothing can be withheld for long now; what lies below is bounded.
+        self._decrypt()
+        self._end()
+
+    def _end(self) -> None:
+        """Note that no more plaintext comes, and tell whoever waits."""
+        if self._halted and self._failure is None:
+            return
+        self._halted = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(False)
+        self._disconnected()
+
+    async def _ended(self) -> bool:
+        """Say how reading has ended.
+
+        Returns:
+            False after the peer's ``close_notify``.
+
+        Raises:
+            Error: If it was any other end.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise Error(ErrorType.CONNECTION_CLOSED, "reading after close")
+        if self._peer_finished:
+            return False
+        if self._tls_error is not None:
+            cause = self._tls_error
+            raise Error(ErrorType.READ_ERROR, f"TLS: {reason_of(cause)}", cause=cause) from cause
+        # It is at its end, so this does not wait; it raises if the end was a reset.
+        await self._inner.fill(0.0)
+        raise Error(ErrorType.CONNECTION_CLOSED, "TLS stream cut off without close_notify")
+
+    def _expired(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(Error(ErrorType.READ_TIMEDOUT, "TLS stream"))
+
+    # ---------------------------------------------------------------- closing
+
+    def close(self, *, discard_input: bool = False) -> None:
+        """Send what was written and ``close_notify``, then close; see `Stream.close`.
+
+        Args:
+            discard_input: Whether to read and drop what the peer still sends before closing.
+        """
+        if self._closed:
+            return
+        self._detach()
+        if self._tls_error is None:
+            try:
+                self._connection.shutdown()
+            except SSL.Error:
+                _logger.debug("no close_notify: the handshake has not finished")
+            self._flush()
+        self._inner.close(discard_input=discard_input)
+
+    def abort(self) -> None:
+        """Drop the connection at once, without ``close_notify``."""
+        self._detach()
+        self._inner.abort()
+
+    def _detach(self) -> None:
+        self._closed = self._halted = True
+        self._buffer = b""
+        self._withheld = False
+        self.on_data = self._on_disconnect = None
+        # Breaks the circle of references with the inner stream.
+        self._inner.on_data = None
+        self._inner.set_on_disconnect(None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(False)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is gone after `close`, `abort` or a loss."""
+        await self._inner.wait_closed()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` or `abort` was called or the connection is lost."""
+        return self._closed or self._inner.is_closed
+
+    # ---------------------------------------------------------- being watched
+
+    def fail(self, error: Error) -> None:
+        """Make the current and all later `fill` and `drain` calls raise an error.
+
+        Args:
+            error: What they raise.
+        """
+        self._failure = error
+        self._halted = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(False)
+        self._inner.fail(error)
+
+    def set_on_disconnect(self, callback: Callable[[], None] | None) -> None:
+        """Be told once when the peer ends its direction or the connection is lost.
+
+        Args:
+            callback: Called at once if it has already happened. None removes the one set.
+        """
+        self._on_disconnect = callback
+        if callback is not None and self.at_eof:
+            self._disconnected()
+
+    def _disconnected(self) -> None:
+        callback = self._on_disconnect
+        if callback is not None:
+            self._on_disconnect = None
+            callback()

@@ -1,0 +1,198 @@
+"""The service with listeners: accepts connections and has an application serve them."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+from pingora_core.apps.app import ServerApp
+from pingora_core.conf import CONFIG_ERROR
+from pingora_core.listeners.stack import Listeners
+from pingora_core.services import service as base
+from pingora_error import Error, ErrorSource, ErrorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pingora_core.listeners.filter import ConnectionFilter
+    from pingora_core.listeners.l4 import ServerAddress
+    from pingora_core.listeners.serving import (
+        Acceptor,
+        Endpoint,
+        L4BufferSettings,
+        ServingListeners,
+    )
+    from pingora_core.protocols.address import SocketAddress
+    from pingora_core.protocols.interfaces import Stream
+    from pingora_core.protocols.l4.sockopt import TcpSocketOptions
+    from pingora_core.runtime.shutdown import ShutdownWatch
+
+__all__ = ["Service"]
+
+_logger = logging.getLogger(__name__)
+
+A = TypeVar("A", bound=ServerApp)
+
+
+@final
+class Service(base.Service, Generic[A]):
+    """Runs a `ServerApp` on every connection that its listeners accept.
+
+    It is ready when all of them accept. At a shutdown they close at once, the connections are
+    waited for, and at last ``app.cleanup()`` is called.
+
+    An address that makes no sense is told by `check`, not where it is added: it comes from an
+    operator as often as from a programmer, and is one of several things to be told at once.
+
+    Args:
+        name: What logs call it.
+        app: What serves the connections.
+        listeners: Where they come from; more can be added until the service starts.
+
+    Source: pingora-core/src/services/listening.rs.
+    """
+
+    notifies_ready = True
+
+    def __init__(self, name: str, app: A, listeners: Listeners | None = None) -> None:
+        super().__init__(name)
+        self._app = app
+        self._listeners = Listeners() if listeners is None else listeners
+        self._refused: list[str] = []
+        self._serving: ServingListeners | None = None
+
+    # ------------------------------------------------------------------------- setup
+
+    @property
+    def app_logic(self) -> A:
+        """The application."""
+        return self._app
+
+    @property
+    def listeners(self) -> Listeners:
+        """Where the connections come from, for what has no method here."""
+        return self._listeners
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """What was added, in that order."""
+        return self._listeners.endpoints
+
+    @property
+    def addresses(self) -> tuple[SocketAddress, ...]:
+        """Where the service listens, with the ports that the kernel chose; empty before it does."""
+        return () if self._serving is None else tuple(self._serving.addresses)
+
+    def add_tcp(self, address: str, options: TcpSocketOptions | None = None) -> None:
+        """Listen on a TCP address; without effect once the service has started.
+
+        Args:
+            address: ``1.2.3.4:80``, ``[::1]:80`` or ``name:80``; port 0 lets the kernel choose.
+            options: Of the listening socket and the accepted ones; None for the system's.
+        """
+        with self._noting_refusal(address, "IP:PORT, [IPv6]:PORT or NAME:PORT"):
+            if options is None:
+                self._listeners.add_tcp(address)
+            else:
+                self._listeners.add_tcp_with_settings(address, options)
+
+    def add_uds(self, path: str, permissions: int | None = None) -> None:
+        """Listen on a Unix socket; without effect once the service has started.
+
+        Args:
+            path: Where its file is made.
+            permissions: Mode of the file; None for 0o666.
+        """
+        with self._noting_refusal(path, "a path of up to 107 bytes, a mode up to 0o777"):
+            self._listeners.add_uds(path, permissions)
+
+    def add_endpoint(
+        self,
+        address: ServerAddress,
+        *,
+        acceptor: Acceptor | None = None,
+        buffers: L4BufferSettings | None = None,
+    ) -> None:
+        """Listen on an address with everything that can be said of it.
+
+        Args:
+            address: Where, and its socket options.
+            acceptor: Handshake before the application, such as TLS; None for none.
+            buffers: Of its connections; None for the defaults.
+        """
+        self._listeners.add_endpoint(address, acceptor=acceptor, buffers=buffers)
+
+    def set_connection_filter(self, connection_filter: ConnectionFilter | None) -> None:
+        """Decide per connection whether it is served, on all endpoints.
+
+        Args:
+            connection_filter: Asked before anything is read; None lets everybody in.
+        """
+        self._listeners.set_connection_filter(connection_filter)
+
+    @contextmanager
+    def _noting_refusal(self, address: str, allowed: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            self._refused.append(f"address: got {address!r}, allowed: {allowed} ({error})")
+
+    def check(self) -> None:
+        """Refuse a service without an address, or with one that cannot be right.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` naming the service, the address and what is allowed.
+        """
+        problems = list(self._refused)
+        if not self.endpoints and not problems:
+            problems.append("has no address to listen on, allowed: at least one")
+        if problems:
+            problem = f"service {self.name!r}: {'; '.join(problems)}"
+            raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL)
+
+    # --------------------------------------------------------------------------- run
+
+    async def start_service(self, context: base.ServiceContext) -> None:
+        """Accept and serve connections until the shutdown, then until the last one has ended.
+
+        On cancellation the connections that are left are reset.
+
+        Args:
+            context: What to run with.
+
+        Raises:
+            Error: ``BIND_ERROR`` if an address cannot be listened on.
+        """
+        self.check()
+        shutdown = context.shutdown
+
+        async def serve(stream: Stream) -> None:
+            await self._serve(stream, shutdown)
+
+        try:
+            serving = self._serving = await self._listeners.serve(serve, context.fds)
+            try:
+                addresses = ", ".join(map(str, serving.addresses))
+                _logger.info("service %r listens on %s", self.name, addresses)
+                context.ready.notify_ready()
+                await shutdown.wait()
+                serving.close()
+                await serving.drain()
+            finally:
+                serving.close()
+                await serving.cancel()
+        finally:
+            await self._app.cleanup()
+
+    async def _serve(self, stream: Stream, shutdown: ShutdownWatch) -> None:
+        process = self._app.process_new
+        current: Stream | None = stream
+        try:
+            while current is not None:
+                current = await process(current, shutdown)
+        except Error as error:
+            # What an application meets that has its own stream closed, at a shutdown for
+            # instance, while it waits: the end it asked for.
+            if error.etype is not ErrorType.CONNECTION_CLOSED or not stream.is_closed:
+                raise

@@ -1,0 +1,389 @@
+"""One attempt: a request sent to an upstream and its response relayed to the client.
+
+Theory of operation. The task of the client's connection relays the response. The request body
+is sent by the same task as long as its bytes are here already; only a body that is still being
+uploaded gets a second task, and so do the client's raw bytes after an upgrade. While the client
+has nothing more to send, its stream reports a disconnect through a callback, which interrupts
+the wait for the upstream. Both directions stop reading when the other side's send buffer is
+full.
+
+Rules of this file: a second task never outlives :meth:`Exchange.run`; whatever it fails with is
+turned into an interruption of the relay, which alone decides how the request ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic
+
+from pingora_core.protocols.http.task import (
+    BodyTask,
+    DoneTask,
+    FailedTask,
+    HeaderTask,
+    TrailerTask,
+    UpgradedBodyTask,
+)
+from pingora_error import Error, ErrorSource, ErrorType
+from pingora_proxy._upstream_request import clean_response, complete_framing, make_upstream_request
+from pingora_proxy._user_errors import as_error
+from pingora_proxy.hooks import CTX
+from pingora_proxy.outcome import Delayed
+
+if TYPE_CHECKING:
+    from pingora_core.modules.module import HttpModuleCtx
+    from pingora_core.protocols.http.client import ClientSession
+    from pingora_core.protocols.http.compression import ResponseCompressionCtx
+    from pingora_core.protocols.http.task import HttpTask
+    from pingora_core.upstreams.peer import HttpPeer
+    from pingora_http import ResponseHeader
+    from pingora_proxy._overrides import Overrides
+    from pingora_proxy.hooks import ProxyHttp
+    from pingora_proxy.session import Session
+
+__all__ = ["Exchange"]
+
+# How long an upgraded connection may be silent in both directions; long, because quiet
+# WebSockets are normal, but a peer that vanished without a FIN must not be kept for ever.
+_UPGRADED_IDLE = 3600.0
+# How long an upstream may go on sending after the client closed its direction of an upgraded
+# connection.
+_UPGRADED_LINGER = 10.0
+
+
+class Exchange(Generic[CTX]):
+    """The state of one attempt.
+
+    Args:
+        app: The user's object.
+        overrides: Which callbacks it overrides.
+        session: The request.
+        upstream: The upstream's side of the exchange.
+        peer: Where it goes.
+        ctx: The user's context.
+    """
+
+    __slots__ = (
+        "_app",
+        "_client_was_active",
+        "_compression",
+        "_ctx",
+        "_down",
+        "_filters_body",
+        "_modules",
+        "_overrides",
+        "_peer",
+        "_session",
+        "_up",
+        "_upgrade_task",
+        "_upgraded",
+        "_upload_error",
+        "_upload_task",
+    )
+
+    def __init__(
+        self,
+        app: ProxyHttp[CTX],
+        overrides: Overrides,
+        session: Session,
+        upstream: ClientSession,
+        peer: HttpPeer,
+        ctx: CTX,
+    ) -> None:
+        self._app = app
+        self._overrides = overrides
+        self._session = session
+        self._down = session.downstream_session
+        self._up = upstream
+        self._peer = peer
+        self._ctx = ctx
+        self._modules: HttpModuleCtx | None = session.active_modules
+        self._compression: ResponseCompressionCtx | None = None
+        self._filters_body = overrides.filters_body or self._modules is not None
+        self._upload_task: asyncio.Task[None] | None = None
+        self._upgrade_task: asyncio.Task[None] | None = None
+        self._upload_error: Error | None = None
+        self._upgraded = False
+        self._client_was_active = False
+
+    async def run(self) -> None:
+        """Send the request and relay the response to its end.
+
+        Raises:
+            Error: From upstream, downstream or a callback; a response head may have been sent.
+        """
+        try:
+            await self._send_request()
+            await self._relay_response()
+        finally:
+            self._down.watch_disconnect(None)
+            if self._upload_task is not None or self._upgrade_task is not None:
+                await self._end_second_tasks()
+
+    async def _end_second_tasks(self) -> None:
+        for task in (self._upload_task, self._upgrade_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
+        self._upload_task = self._upgrade_task = None
+
+    # ---------------------------------------------------------------- request
+
+    async def _send_request(self) -> None:
+        session = self._session
+        down = self._down
+        request = make_upstream_request(down.request, upgrade=down.is_upgrade_request)
+        if self._overrides.upstream_request_filter:
+            session.phase = "upstream_request_filter"
+            await self._app.upstream_request_filter(session, request, self._ctx)
+        has_body = not down.is_body_empty
+        complete_framing(request, self._peer, has_body=has_body)
+        session.phase = "send request"
+        self._up.send_request_header(request)
+        if not has_body:
+            if self._overrides.request_body_filter or self._modules is not None:
+                await self._send_body(None, end=True)
+            else:
+                self._up.finish_request_body()
+            return
+        down.auto_continue = False
+        await self._upload_what_is_here()
+
+    async def _upload_what_is_here(self) -> None:
+        down = self._down
+        up = self._up
+        replay = down.retry_buffer
+        if replay or down.is_body_done:
+            await self._send_body(replay or None, end=down.is_body_done)
+        while not down.is_body_done and not up.needs_drain:
+            piece = down.next_request_body()
+            if piece is None and not down.is_body_done:
+                break
+            await self._send_body(piece, end=down.is_body_done)
+        if not down.is_body_done:
+            self._upload_task = asyncio.create_task(self._upload_rest(), name="upload")
+
+    async def _upload_rest(self) -> None:
+        """Send the rest of the request body as it arrives; runs in a task of its own."""
+        down = self._down
+        up = self._up
+        try:
+            while not down.is_body_done:
+                if up.needs_drain:
+                    await up.drain()
+                piece = await down.read_request_body()
+                await self._send_body(piece, end=down.is_body_done)
+            self._watch_client()
+        except Error as error:
+            self._upload_failed(error)
+        except Exception as error:  # noqa: BLE001 - a user's filter may raise anything
+            self._upload_failed(as_error(error, "request_body_filter"))
+
+    def _upload_failed(self, error: Error) -> None:
+        self._upload_error = error
+        if error.esource is not ErrorSource.UPSTREAM:
+            self._up.fail(error)
+        # An upstream that takes no more may have answered already (413, 401): the relay reads
+        # on, and the error counts only if there is no answer.
+
+    async def _send_body(self, piece: bytes | None, *, end: bool) -> None:
+        if self._modules is not None:
+            piece = await self._modules.request_body_filter(piece, end)
+        if self._overrides.request_body_filter:
+            self._session.phase = "request_body_filter"
+            piece = await self._app.request_body_filter(self._session, piece, end, self._ctx)
+        if piece:
+            self._up.send_request_body(piece)
+        if end:
+            self._up.finish_request_body(self._down.request_trailers)
+
+    # --------------------------------------------------------------- response
+
+    async def _relay_response(self) -> None:
+        up = self._up
+        down = self._down
+        self._session.phase = "read response"
+        if self._upload_task is None:
+            self._watch_client()
+        end = False
+        while not end:
+            task = up.next_task()
+            if task is None:
+                down.flush()
+                task = await self._wait_for_task()
+            end = await self._relay(task)
+            if down.needs_drain:
+                await down.drain()
+        down.flush()
+
+    async def _wait_for_task(self) -> HttpTask:
+        while True:
+            try:
+                return await self._up.read_task()
+            except Error as error:
+                if (
+                    self._upgraded
+                    and self._client_was_active
+                    and error.etype is ErrorType.READ_TIMEDOUT
+                ):
+                    self._client_was_active = False
+                    continue
+                if self._upload_error is not None and error is not self._upload_error:
+                    raise self._upload_error from error
+                raise
+
+    def _watch_client(self) -> None:
+        if self._down.abort_on_close:
+            self._down.watch_disconnect(self._client_gone)
+
+    def _client_gone(self) -> None:
+        self._up.fail(
+            Error.down(ErrorType.CONNECTION_CLOSED, "the client closed before the response ended")
+        )
+
+    async def _relay(self, task: HttpTask) -> bool:
+        """Filter one piece of the response and send it; say whether it was the last."""
+        match task:
+            case BodyTask():
+                return await self._relay_body(task.data, task.end)
+            case HeaderTask():
+                return await self._relay_header(task.header, task.end)
+            case UpgradedBodyTask():
+                if task.data:
+                    self._down.send_upgraded(task.data)
+                return task.end
+            case TrailerTask():
+                await self._relay_trailers(task)
+                return True
+            case DoneTask():
+                return await self._relay_body(None, True)
+            case FailedTask():
+                raise task.error
+
+    async def _relay_header(self, header: ResponseHeader, end: bool) -> bool:  # noqa: FBT001
+        session = self._session
+        overrides = self._overrides
+        switching = header.status == 101
+        if not switching:
+            clean_response(header)
+        final = header.status >= 200
+        compression = session.active_upstream_compression
+        if compression is not None and final:
+            self._compression = compression
+            self._filters_body = True
+            compression.response_header_filter(header, end)
+        if overrides.upstream_response_filter:
+            session.phase = "upstream_response_filter"
+            await self._app.upstream_response_filter(session, header, self._ctx)
+        if overrides.response_filter:
+            session.phase = "response_filter"
+            await self._app.response_filter(session, header, self._ctx)
+        if self._modules is not None and final:
+            await self._modules.response_header_filter(header, end)
+        session.phase = "relay response"
+        if end and final and self._may_add_body(header):
+            # Somebody sees the body, if only to be told that there is none.
+            self._down.send_response_header(header)
+            return await self._relay_body(None, True)
+        self._down.send_response_header(header, end=end)
+        if switching or (final and self._down.request.raw_method == b"CONNECT" and not end):
+            self._switch_protocols(header)
+        return end
+
+    def _may_add_body(self, header: ResponseHeader) -> bool:
+        if not self._filters_body or header.status in {204, 304}:
+            return False
+        return (
+            self._down.request.raw_method != b"HEAD" and header.get_raw(b"content-length") is None
+        )
+
+    async def _relay_body(self, data: bytes | None, end: bool) -> bool:  # noqa: FBT001
+        if not self._filters_body:
+            self._down.send_response_body(data, end=end)
+            return end
+        data, delay = await self._filter_body(data, end)
+        self._down.send_response_body(data, end=end)
+        if delay > 0:
+            self._down.flush()
+            await asyncio.sleep(delay)
+        return end
+
+    async def _filter_body(self, data: bytes | None, end: bool) -> tuple[bytes | None, float]:  # noqa: FBT001
+        overrides = self._overrides
+        session = self._session
+        delay = 0.0
+        if self._compression is not None:
+            data = self._compression.response_body_filter(data, end)
+        if overrides.upstream_response_body_filter:
+            session.phase = "upstream_response_body_filter"
+            out = await self._app.upstream_response_body_filter(session, data, end, self._ctx)
+            if isinstance(out, Delayed):
+                delay += out.seconds
+                out = out.body
+            data = out
+        if overrides.response_body_filter:
+            session.phase = "response_body_filter"
+            out = await self._app.response_body_filter(session, data, end, self._ctx)
+            if isinstance(out, Delayed):
+                delay += out.seconds
+                out = out.body
+            data = out
+        if self._modules is not None:
+            data = self._modules.response_body_filter(data, end)
+        session.phase = "relay response"
+        return data, delay
+
+    async def _relay_trailers(self, task: TrailerTask) -> None:
+        session = self._session
+        overrides = self._overrides
+        trailers = task.trailers
+        last: bytes | None = None
+        if trailers is not None:
+            if overrides.upstream_response_trailer_filter:
+                session.phase = "upstream_response_trailer_filter"
+                await self._app.upstream_response_trailer_filter(session, trailers, self._ctx)
+            if overrides.response_trailer_filter:
+                session.phase = "response_trailer_filter"
+                last = await self._app.response_trailer_filter(session, trailers, self._ctx)
+                if last is not None:
+                    trailers = None
+            if self._modules is not None and trailers is not None:
+                last = self._modules.response_trailer_filter(trailers)
+        if self._filters_body:
+            # The filters learn the end of the body here; what they held back comes out now.
+            data, _ = await self._filter_body(None, True)
+            self._down.send_response_body(data)
+        self._down.send_response_body(last)
+        self._down.send_response_trailers(trailers)
+
+    # ---------------------------------------------------------------- upgrade
+
+    def _switch_protocols(self, header: ResponseHeader) -> None:
+        if header.status != 101 and not 200 <= header.status < 300:
+            return
+        self._upgraded = True
+        self._up.read_timeout = _UPGRADED_IDLE
+        self._down.watch_disconnect(None)
+        self._upgrade_task = asyncio.create_task(self._forward_upgraded(), name="upgraded")
+
+    async def _forward_upgraded(self) -> None:
+        """Send the client's raw bytes to the upstream; runs in a task of its own."""
+        down = self._down
+        up = self._up
+        try:
+            if self._upload_task is not None:
+                await asyncio.wait((self._upload_task,))
+                down.watch_disconnect(None)
+            while True:
+                data = await down.read_upgraded()
+                self._client_was_active = True
+                if not data:
+                    break
+                up.send_upgraded(data)
+                if up.needs_drain:
+                    await up.drain()
+            up.finish_upgraded()
+            await asyncio.sleep(_UPGRADED_LINGER)
+            up.fail(Error.down(ErrorType.CONNECTION_CLOSED, "the client closed its direction"))
+        except Error as error:
+            up.fail(error)

@@ -1,0 +1,71 @@
+"""Which callbacks a user's class overrides, looked up once so that the others cost nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pingora_proxy.hooks import ProxyHttp
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    CTX = TypeVar("CTX")
+
+__all__ = ["Overrides"]
+
+
+class Overrides:
+    """One flag for each optional callback; the names are the callbacks'.
+
+    Args:
+        app: The user's object.
+
+    Attributes:
+        filters_body: Whether any callback sees pieces of the response body.
+    """
+
+    _NAMES = (
+        "connected_to_upstream",
+        "early_request_filter",
+        "fail_to_connect",
+        "logging",
+        "on_connection_reuse",
+        "persist_connection_context",
+        "proxy_upstream_filter",
+        "request_body_filter",
+        "request_filter",
+        "response_body_filter",
+        "response_filter",
+        "response_trailer_filter",
+        "upstream_request_filter",
+        "upstream_response_body_filter",
+        "upstream_response_filter",
+        "upstream_response_trailer_filter",
+    )
+
+    __slots__ = (*_NAMES, "filters_body")
+
+    connected_to_upstream: bool
+    early_request_filter: bool
+    fail_to_connect: bool
+    filters_body: bool
+    logging: bool
+    on_connection_reuse: bool
+    persist_connection_context: bool
+    proxy_upstream_filter: bool
+    request_body_filter: bool
+    request_filter: bool
+    response_body_filter: bool
+    response_filter: bool
+    response_trailer_filter: bool
+    upstream_request_filter: bool
+    upstream_response_body_filter: bool
+    upstream_response_filter: bool
+    upstream_response_trailer_filter: bool
+
+    def __init__(self, app: ProxyHttp[CTX]) -> None:
+        for name in self._NAMES:
+            mine = getattr(app, name)
+            default = getattr(ProxyHttp, name)
+            setattr(self, name, getattr(mine, "__func__", mine) is not default)
+        self.filters_body = self.response_body_filter or self.upstream_response_body_filter

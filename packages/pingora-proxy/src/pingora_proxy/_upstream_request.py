@@ -1,0 +1,102 @@
+"""Making the request head for the upstream out of the client's, and cleaning response heads.
+
+Fields that concern one connection only are removed in both directions, and so are those that
+``Connection`` names (RFC 9110 section 7.6.1), unless the exchange is an upgrade.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pingora_core.protocols.http.v1.framing import connection_tokens
+from pingora_http import Version
+
+if TYPE_CHECKING:
+    from pingora_core.upstreams.peer import HttpPeer
+    from pingora_http import RequestHeader, ResponseHeader
+
+__all__ = ["clean_response", "complete_framing", "make_upstream_request"]
+
+# Transfer-Encoding is not in the request's list: it has been checked to be exactly ``chunked``,
+# and the body is sent on in that framing.
+_REQUEST_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"})
+_UPGRADE_HOP = frozenset({b"keep-alive", b"proxy-connection", b"te"})
+_RESPONSE_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# What Connection may name without taking effect: these decide framing, routing and identity.
+_PROTECTED = frozenset(
+    {
+        b"content-length",
+        b"transfer-encoding",
+        b"host",
+        b"close",
+        b"keep-alive",
+        b"upgrade",
+    }
+)
+
+
+def make_upstream_request(request: RequestHeader, *, upgrade: bool) -> RequestHeader:
+    """Copy a request head for one attempt, without what concerns the client's connection.
+
+    Args:
+        request: The client's head; not changed.
+        upgrade: Whether the client asks for another protocol: ``Connection`` and ``Upgrade``
+            stay then.
+
+    Returns:
+        The copy, with version HTTP/1.1 and an origin-form target.
+    """
+    header = request.copy()
+    header.version = Version.HTTP_11
+    target = header.raw_target
+    if target[:1] != b"/" and target != b"*" and request.raw_method != b"CONNECT":
+        header.raw_target = header.raw_path  # RFC 9112 section 3.2.1
+    keys = header.keys_lower()
+    if b"connection" in keys:
+        named = connection_tokens(header) - _PROTECTED
+        if named:
+            header.remove_headers(named)
+    header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
+    if upgrade and request.raw_method != b"CONNECT":
+        header.insert_header(b"Connection", b"Upgrade")
+    return header
+
+
+def complete_framing(header: RequestHeader, peer: HttpPeer, *, has_body: bool) -> None:
+    """Make sure that a filtered request head can be sent: its Host and its framing.
+
+    Args:
+        header: The head after the user's filter; changed.
+        peer: Where it goes.
+        has_body: Whether a body follows.
+    """
+    keys = header.keys_lower()
+    if b"host" not in keys:
+        header.insert_header(b"Host", peer.sni or str(peer.address))
+    if b"transfer-encoding" in keys:
+        if b"content-length" in keys:
+            header.remove_headers((b"content-length",))
+    elif has_body and b"content-length" not in keys:
+        header.insert_header(b"Transfer-Encoding", b"chunked")
+
+
+def clean_response(response: ResponseHeader) -> None:
+    """Remove from a response head what concerns the upstream's connection.
+
+    Args:
+        response: The head; changed.
+    """
+    keys = response.keys_lower()
+    if b"connection" in keys:
+        named = connection_tokens(response) - _PROTECTED
+        if named:
+            response.remove_headers(named)
+    response.remove_headers(_RESPONSE_HOP)

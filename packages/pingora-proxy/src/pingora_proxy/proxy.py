@@ -1,0 +1,290 @@
+"""`HttpProxy`: runs the phases of a `ProxyHttp` for each request, with retries and failure paths.
+
+Theory of operation: ``process_new_http`` reads the head and then always comes to the same end:
+an error, if there was one, is answered by ``fail_to_proxy`` and logged; ``logging`` is told;
+the connection is kept or closed. In between, ``_run_phases`` walks the phase chart and
+``_proxy_with_retries`` makes attempts until one succeeds or none is allowed.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Generic
+
+from pingora_core.apps.http_app import HttpServerApp, HttpServerOptions
+from pingora_core.connectors.http.connector import Connector
+from pingora_core.modules.module import HttpModules
+from pingora_error import Error, ErrorType, HTTPStatus, RetryType
+from pingora_proxy._exchange import Exchange
+from pingora_proxy._overrides import Overrides
+from pingora_proxy._user_errors import as_error
+from pingora_proxy.hooks import CTX, default_status
+from pingora_proxy.outcome import FailToProxy
+from pingora_proxy.session import Session
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.http.client import ClientSession
+    from pingora_core.protocols.http.server import ServerSession
+    from pingora_core.runtime.shutdown import ShutdownWatch
+    from pingora_core.upstreams.peer import HttpPeer
+    from pingora_http import ResponseHeader
+    from pingora_proxy.hooks import ProxyHttp
+
+__all__ = ["HttpProxy"]
+
+logger = logging.getLogger(__name__)
+
+# RFC 9110 section 9.2.2.
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class HttpProxy(HttpServerApp, Generic[CTX]):
+    """The application behind a proxy service.
+
+    Args:
+        app: The user's object.
+        connector: Where upstream connections come from.
+        server_options: How the service speaks HTTP to its clients.
+        max_retries: Attempts per request at most (Pingora's ``max_retries``).
+        retry_buffer_size: Bytes of a request body that are kept for a replay.
+
+    Attributes:
+        app: The user's object.
+        connector: Where upstream connections come from.
+        downstream_modules: The modules that see requests and responses of clients.
+    """
+
+    def __init__(
+        self,
+        app: ProxyHttp[CTX],
+        *,
+        connector: Connector | None = None,
+        server_options: HttpServerOptions | None = None,
+        max_retries: int = 16,
+        retry_buffer_size: int = 65536,
+    ) -> None:
+        self.app = app
+        self.connector = connector or Connector()
+        if server_options is not None:
+            self.server_options = server_options
+        self.max_retries = max_retries
+        self.retry_buffer_size = retry_buffer_size
+        self.downstream_modules = HttpModules()
+        app.init_downstream_modules(self.downstream_modules)
+        self._overrides = Overrides(app)
+
+    # ------------------------------------------------------------ one request
+
+    async def process_new_http(self, session: ServerSession, shutdown: ShutdownWatch) -> bool:
+        """Serve one request through the callbacks.
+
+        Args:
+            session: The client's side, nothing read yet.
+            shutdown: Tells when the server stops.
+
+        Returns:
+            Whether the connection can carry another request.
+        """
+        error: Error | None = None
+        try:
+            if not await session.read_request():
+                return False
+        except Error as bad_request:
+            error = bad_request
+        own = Session(session, self.downstream_modules, shutdown)
+        ctx = self.app.new_ctx()
+        if self._overrides.response_filter:
+            self._filter_pages(own, ctx)
+        if error is None:
+            error = await self._run(own, ctx)
+        alive = True
+        if error is None:
+            session.flush()
+        else:
+            alive = await self._fail(own, error, ctx)
+        await self._log(own, error, ctx)
+        return alive and await self._finish(own, ctx)
+
+    async def _run(self, session: Session, ctx: CTX) -> Error | None:
+        try:
+            await self._run_phases(session, ctx)
+        except Error as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a callback may raise anything
+            return as_error(error, session.phase)
+        return None
+
+    async def _run_phases(self, session: Session, ctx: CTX) -> None:
+        app = self.app
+        overrides = self._overrides
+        downstream = session.downstream_session
+        if overrides.on_connection_reuse and downstream.connection_context is not None:
+            app.on_connection_reuse(session, ctx, downstream.connection_context)
+        if (
+            downstream.request.raw_method == b"CONNECT"
+            and not self.server_options.allow_connect_method_proxying
+        ):
+            raise Error.down(HTTPStatus(405), "CONNECT is not allowed")
+        if overrides.early_request_filter:
+            session.phase = "early_request_filter"
+            await app.early_request_filter(session, ctx)
+        modules = session.active_modules
+        if modules is not None:
+            session.phase = "modules' request_header_filter"
+            await modules.request_header_filter(downstream.request)
+        if overrides.request_filter:
+            session.phase = "request_filter"
+            if await app.request_filter(session, ctx):
+                return
+        if overrides.proxy_upstream_filter:
+            session.phase = "proxy_upstream_filter"
+            if not await app.proxy_upstream_filter(session, ctx):
+                if downstream.response_written is None:
+                    await session.respond_error(502)
+                return
+        await self._proxy_with_retries(session, ctx)
+
+    # --------------------------------------------------------------- attempts
+
+    async def _proxy_with_retries(self, session: Session, ctx: CTX) -> None:
+        downstream = session.downstream_session
+        if not downstream.is_body_empty:
+            downstream.enable_retry_buffering(self.retry_buffer_size)
+        tries = 0
+        while True:
+            session.phase = "upstream_peer"
+            peer = await self.app.upstream_peer(session, ctx)
+            tries += 1
+            try:
+                await self._attempt(session, peer, ctx)
+                return
+            except Error as error:
+                if (
+                    not error.should_retry
+                    or tries >= self.max_retries
+                    or downstream.response_written is not None
+                    or (downstream.body_bytes_read > 0 and downstream.retry_buffer_truncated)
+                ):
+                    raise
+                if not self.app.suppress_error_log(session, ctx, error):
+                    logger.warning(
+                        "Fail to proxy: %s, tries: %d, retry: true, %s",
+                        error,
+                        tries,
+                        self.app.request_summary(session, ctx),
+                    )
+
+    async def _attempt(self, session: Session, peer: HttpPeer, ctx: CTX) -> None:
+        connector = self.connector
+        upstream: ClientSession | None = connector.reused_http_session(peer)
+        reused = upstream is not None
+        if upstream is None:
+            upstream = await self._connect(session, peer, ctx)
+        session.set_upstream_session(upstream)
+        try:
+            if self._overrides.connected_to_upstream:
+                session.phase = "connected_to_upstream"
+                await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
+            await Exchange(self.app, self._overrides, session, upstream, peer, ctx).run()
+        except Exception as error:  # noqa: BLE001 - a callback may raise anything
+            own = as_error(error, session.phase)
+            _forbid_unsafe_replay(own, session, upstream)
+            session.phase = "error_while_proxy"
+            raise await self.app.error_while_proxy(peer, session, own, ctx, reused) from None
+        finally:
+            if upstream.can_reuse:
+                connector.release_http_session(upstream, peer)
+            else:
+                upstream.shutdown()
+
+    async def _connect(self, session: Session, peer: HttpPeer, ctx: CTX) -> ClientSession:
+        session.phase = "connect"
+        try:
+            return await self.connector.new_http_session(peer)
+        except Error as error:
+            session.phase = "fail_to_connect"
+            raise await self.app.fail_to_connect(session, peer, ctx, error.as_up()) from None
+
+    # ------------------------------------------------------------- the ending
+
+    async def _fail(self, session: Session, error: Error, ctx: CTX) -> bool:
+        """Answer and log an error; say whether the response to it can be finished."""
+        downstream = session.downstream_session
+        phase = session.phase
+        truncated = downstream.response_written is not None
+        session.phase = "fail_to_proxy"
+        try:
+            outcome = await self.app.fail_to_proxy(session, error, ctx)
+        except Exception as second:
+            logger.error("fail_to_proxy failed: %s", second, exc_info=second)
+            session.set_page_filter(None)
+            outcome = await self._plain_page(session, error)
+        if not self.app.suppress_error_log(session, ctx, error):
+            self._log_error(session, error, outcome, phase, ctx)
+        if truncated or outcome.error_code == 0 or downstream.response_written is None:
+            downstream.shutdown()
+            return False
+        if session.has_upstream or not outcome.can_reuse_downstream:
+            downstream.set_keepalive(None)
+        return True
+
+    async def _plain_page(self, session: Session, error: Error) -> FailToProxy:
+        code = default_status(error) or 500
+        try:
+            await session.respond_error(code)
+        except Error:
+            return FailToProxy(error_code=0)
+        return FailToProxy(error_code=code)
+
+    def _log_error(
+        self, session: Session, error: Error, outcome: FailToProxy, phase: str, ctx: CTX
+    ) -> None:
+        if not logger.isEnabledFor(logging.ERROR):
+            return
+        logger.error(
+            "Fail to proxy: %s, status: %d, retry: false, phase: %s, %s",
+            error,
+            outcome.error_code,
+            phase,
+            self.app.request_summary(session, ctx),
+            exc_info=error.root_cause if error.root_etype is ErrorType.INTERNAL_ERROR else None,
+        )
+
+    async def _log(self, session: Session, error: Error | None, ctx: CTX) -> None:
+        if not self._overrides.logging:
+            return
+        session.phase = "logging"
+        try:
+            await self.app.logging(session, error, ctx)
+        except Exception as second:
+            logger.error("logging failed: %s", second, exc_info=second)
+
+    async def _finish(self, session: Session, ctx: CTX) -> bool:
+        downstream = session.downstream_session
+        try:
+            reusable = await downstream.finish()
+        except Error as late:
+            logger.debug("a response could not be completed: %s", late)
+            downstream.shutdown()
+            return False
+        if reusable and self._overrides.persist_connection_context:
+            downstream.connection_context = self.app.persist_connection_context(session, ctx)
+        return reusable
+
+    # ---------------------------------------------------------------- helpers
+
+    def _filter_pages(self, session: Session, ctx: CTX) -> None:
+        async def filter_page(header: ResponseHeader) -> None:
+            await self.app.response_filter(session, header, ctx)
+
+        session.set_page_filter(filter_page)
+
+
+def _forbid_unsafe_replay(error: Error, session: Session, upstream: ClientSession) -> None:
+    """Let a dead reused connection be retried only where a second execution does no harm."""
+    if (
+        error.retry is RetryType.REUSED_ONLY
+        and upstream.request_sent
+        and session.req_header.raw_method not in _IDEMPOTENT
+    ):
+        error.set_retry(False)

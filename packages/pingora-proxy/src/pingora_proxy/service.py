@@ -1,0 +1,78 @@
+"""Putting a `ProxyHttp` behind listeners."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from pingora_core.apps.http_app import HttpServerOptions
+from pingora_core.connectors.http.connector import Connector
+from pingora_core.connectors.transport import ConnectorOptions
+from pingora_core.protocols.http.v1.parser import get_parser
+from pingora_core.protocols.http.v1.server import Http1Options
+from pingora_core.services.listening import Service
+from pingora_proxy.proxy import HttpProxy
+
+if TYPE_CHECKING:
+    from pingora_core.conf import ServerConf
+    from pingora_proxy.hooks import ProxyHttp
+
+__all__ = ["http_proxy", "http_proxy_service"]
+
+CTX = TypeVar("CTX")
+
+
+def http_proxy(
+    conf: ServerConf,
+    app: ProxyHttp[CTX],
+    *,
+    server_options: HttpServerOptions | None = None,
+    retry_buffer_size: int = 65536,
+) -> HttpProxy[CTX]:
+    """Make a proxy application without a service, for listeners of your own.
+
+    Args:
+        conf: The server's configuration: pool size, CA file, source addresses, retries, parser.
+        app: Your callbacks.
+        server_options: How clients are spoken to; None for the defaults.
+        retry_buffer_size: Bytes of a request body that are kept for a replay.
+
+    Returns:
+        The application.
+    """
+    if server_options is None:
+        server_options = HttpServerOptions(http1=Http1Options(parser=get_parser(conf.http1_parser)))
+    return HttpProxy(
+        app,
+        connector=Connector(
+            ConnectorOptions.from_server_conf(conf), http1_parser=conf.http1_parser
+        ),
+        server_options=server_options,
+        max_retries=conf.max_retries,
+        retry_buffer_size=retry_buffer_size,
+    )
+
+
+def http_proxy_service(
+    conf: ServerConf,
+    app: ProxyHttp[CTX],
+    *,
+    name: str = "Pingora HTTP Proxy Service",
+    server_options: HttpServerOptions | None = None,
+    retry_buffer_size: int = 65536,
+) -> Service[HttpProxy[CTX]]:
+    """Make a proxy service; add listeners to it and add it to a server.
+
+    Args:
+        conf: The server's configuration.
+        app: Your callbacks.
+        name: Name of the service, for logs.
+        server_options: How clients are spoken to; None for the defaults.
+        retry_buffer_size: Bytes of a request body that are kept for a replay.
+
+    Returns:
+        The service.
+    """
+    proxy = http_proxy(
+        conf, app, server_options=server_options, retry_buffer_size=retry_buffer_size
+    )
+    return Service(name, proxy)

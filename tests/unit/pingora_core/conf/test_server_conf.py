@@ -1,0 +1,286 @@
+"""ServerConf: defaults, loading, messages for what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import pytest
+
+from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
+from pingora_error import Error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def refusal(text: str) -> str:
+    """Load a text that must be refused, and return the message."""
+    with pytest.raises(Error) as caught:
+        ServerConf.from_yaml(text, source="conf.yaml")
+    assert caught.value.etype == CONFIG_ERROR
+    assert "\n" not in caught.value.context
+    return caught.value.context
+
+
+def test_defaults_are_those_of_pingora() -> None:
+    """An empty file gives the defaults of Pingora's table."""
+    conf = ServerConf.from_yaml("")
+
+    assert conf == ServerConf()
+    assert (conf.version, conf.daemon, conf.error_log) == (0, False, None)
+    assert (conf.pid_file, conf.upgrade_sock) == ("/tmp/pingora.pid", "/tmp/pingora_upgrade.sock")
+    assert (conf.user, conf.group, conf.working_directory) == (None, None, None)
+    assert (conf.threads, conf.listener_tasks_per_fd, conf.work_stealing) == (1, 1, True)
+    assert (conf.ca_file, conf.s2n_config_cache_size) == (None, None)
+    assert (conf.grace_period_seconds, conf.graceful_shutdown_timeout_seconds) == (None, None)
+    assert (conf.grace_period, conf.graceful_shutdown_timeout) == (300.0, 5.0)
+    assert (conf.client_bind_to_ipv4, conf.client_bind_to_ipv6) == ((), ())
+    assert conf.upstream_keepalive_pool_size == 128
+    assert conf.upstream_connect_offload_threadpools is None
+    assert conf.upstream_connect_offload_thread_per_pool is None
+    assert (conf.upstream_debug_ssl_keylog, conf.max_retries) == (False, 16)
+    assert conf.upgrade_sock_connect_accept_max_retries is None
+    assert (conf.max_blocking_threads, conf.blocking_threads_ttl_seconds) == (None, None)
+    assert conf.daemon_wait_for_ready is False
+    assert (conf.daemon_ready_timeout_seconds, conf.daemon_notify_timeout_seconds) == (600, 60)
+    assert conf.http1_parser == "httptools"
+
+
+def test_every_key_is_read() -> None:
+    """Each key of a full file arrives in the attribute of its name."""
+    text = """
+version: 1
+error_log: /var/log/pingora.err
+pid_file: /run/p.pid
+upgrade_sock: /run/p.sock
+user: nobody
+group: webusers
+working_directory: /srv
+workers: 4
+http1_parser: h11
+listener_tasks_per_fd: 2
+work_stealing: no
+ca_file: /etc/ca.pem
+s2n_config_cache_size: 0
+grace_period_seconds: 1
+graceful_shutdown_timeout_seconds: 2.5
+client_bind_to_ipv4: [127.0.0.1, 127.0.0.2]
+client_bind_to_ipv6: ["::1"]
+upstream_keepalive_pool_size: 4
+upstream_connect_offload_threadpools: 2
+upstream_connect_offload_thread_per_pool: 3
+upstream_debug_ssl_keylog: true
+max_retries: 1
+upgrade_sock_connect_accept_max_retries: 7
+max_blocking_threads: 8
+blocking_threads_ttl_seconds: 9
+daemon: true
+daemon_wait_for_ready: true
+daemon_ready_timeout_seconds: 10
+daemon_notify_timeout_seconds: 11
+"""
+    conf = ServerConf.from_yaml(text)
+
+    values = msgspec.to_builtins(conf)
+    default = msgspec.to_builtins(ServerConf())
+    own = {each.name for each in fields(ServerConf)} - {"extra", "source"}
+    assert {key for key in own if values[key] == default[key]} == set()
+    assert conf.client_bind_to_ipv4 == ("127.0.0.1", "127.0.0.2")
+    assert (conf.grace_period, conf.graceful_shutdown_timeout) == (1.0, 2.5)
+
+
+def test_threads_is_another_name_for_workers() -> None:
+    """Pingora's ``threads`` sets ``workers``; both with one value are fine."""
+    assert ServerConf.from_yaml("threads: 3").workers == 3
+    assert ServerConf.from_yaml("threads: 3\nworkers: 3").threads == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threads: 0", "threads: got 0, allowed: a whole number from 1 to 1024"),
+        ("workers: many", "workers: got 'many', allowed: a whole number from 1 to 1024"),
+        ("workers: true", "workers: got true, allowed: a whole number from 1 to 1024"),
+        ("daemon: 1", "daemon: got 1, allowed: true or false"),
+        ("pid_file: null", "pid_file: got null, allowed: text, not empty"),
+        ("user: ''", "user: got '', allowed: text, not empty"),
+        ("http1_parser: fast", "http1_parser: got 'fast', allowed: httptools or h11"),
+        ("grace_period_seconds: -1", "got -1, allowed: seconds, a number from 0 to 31536000"),
+        ("grace_period_seconds: .nan", "got nan, allowed: seconds, a number from 0 to 31536000"),
+        ("grace_period_seconds: .inf", "got inf, allowed: seconds, a number from 0 to 31536000"),
+        ("max_blocking_threads: 0", "got 0, allowed: a whole number of at least 1"),
+        ("daemon_ready_timeout_seconds: 0", "got 0, allowed: seconds, a number above 0"),
+        ("client_bind_to_ipv4: 127.0.0.1", "got '127.0.0.1', allowed: a list of IPv4 addresses"),
+        ("client_bind_to_ipv4: [5]", "client_bind_to_ipv4[0]: got 5, allowed: a list of IPv4"),
+        ("client_bind_to_ipv4: ['::1']", "client_bind_to_ipv4[0]: got '::1', allowed: an IPv4"),
+        ("client_bind_to_ipv6: ['::1', x]", "client_bind_to_ipv6[1]: got 'x', allowed: an IPv6"),
+        ("threads: 2\nworkers: 3", "threads: and 'workers' are the same setting with two values"),
+        ("[1, 2]", "got [1, 2], allowed: a mapping of keys to values"),
+        ("1: 2", "got 1, allowed: text as a key"),
+        ("workers: 1\nworkers: 2", "line 2, column 1: key 'workers' is given twice"),
+        ("workers: [1", "is not valid YAML: line 1, column"),
+        ("a: \x00", "is not valid YAML: "),
+        ("a: !!python/object:os.system {}", "is not valid YAML: line 1, column 4"),
+        ("error_log: " + "x" * 5000 + "\0", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_one_line(text: str, message: str) -> None:
+    """The message names the file, the key, the value and what is allowed."""
+    said = refusal(text)
+
+    assert said.startswith("conf.yaml: ")
+    assert message in said
+    assert len(said) < 300
+
+
+def test_long_values_are_shown_shortened() -> None:
+    """A message stays one readable line whatever the value is."""
+    said = refusal("workers: " + "x" * 5000)
+
+    assert len(said) < 200
+
+
+def test_deep_nesting_is_refused_not_fatal() -> None:
+    """YAML nested beyond what the parser bears is a configuration error like any other."""
+    assert "is not valid YAML" in refusal("a: " + "[" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.yaml", None, "cannot be read: No such file or directory"),
+        ("latin1.yaml", b"user: \xe9", "cannot be read: 'utf-8' codec"),
+        ("nul\0.yaml", None, "cannot be read: embedded null byte"),
+    ],
+)
+def test_an_unreadable_file_is_named(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    """A file that cannot be opened or decoded is refused with its path and the reason."""
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(Error) as caught:
+        ServerConf.load_from_yaml(str(path))
+
+    assert caught.value.etype == CONFIG_ERROR
+    assert name in caught.value.context
+    assert message in caught.value.context
+
+
+def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:
+    """A file's configuration remembers where it came from; a byte order mark does no harm."""
+    path = tmp_path / "conf.yaml"
+    path.write_bytes(b"\xef\xbb\xbfmax_retries: 3\n")
+
+    conf = ServerConf.load_from_yaml(str(path))
+
+    assert conf.max_retries == 3
+    assert conf.source == str(path)
+
+
+def test_yaml_round_trip() -> None:
+    """What to_yaml writes is read back equal, the application's keys included."""
+    conf = ServerConf(
+        workers=2, client_bind_to_ipv4=("127.0.0.1",), grace_period_seconds=1.5, extra={"a": [1]}
+    )
+
+    assert ServerConf.from_yaml(conf.to_yaml()) == conf
+
+
+def test_a_configuration_made_in_code_is_validated_on_request() -> None:
+    """validate() finds in an object what loading finds in a file."""
+    conf = ServerConf(workers=0)
+
+    with pytest.raises(Error) as caught:
+        conf.validate()
+
+    assert caught.value.context == (
+        "ServerConf: workers: got 0, allowed: a whole number from 1 to 1024"
+    )
+
+
+def test_files_that_are_named_must_be_readable(tmp_path: Path) -> None:
+    """check_files() refuses a CA bundle that is not there, and accepts one that is."""
+    path = tmp_path / "ca.pem"
+    conf = ServerConf(ca_file=str(path))
+
+    with pytest.raises(Error) as caught:
+        conf.check_files()
+    path.write_bytes(b"")
+
+    assert "ca_file" in caught.value.context
+    assert "No such file or directory" in caught.value.context
+    conf.check_files()
+    ServerConf().check_files()
+
+
+def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+    """-d sets daemon; without -c the defaults are used; with it the file is."""
+    path = tmp_path / "conf.yaml"
+    path.write_text("max_retries: 3")
+
+    assert ServerConf.from_opt(Opt()) == ServerConf()
+    assert ServerConf.from_opt(Opt(daemon=True)).daemon is True
+    assert ServerConf.from_opt(Opt(conf=str(path))).max_retries == 3
+    assert ServerConf(daemon=True).merge_with_opt(Opt()).daemon is True
+
+
+# ------------------------------------------------------------------- the application's own keys
+
+
+@dataclass
+class Limits:
+    """A section as an application declares it."""
+
+    rate: Annotated[int, msgspec.Meta(ge=1, description="requests a second, at least 1")]
+    names: tuple[str, ...] = ()
+
+
+def test_unknown_keys_are_kept_for_the_application() -> None:
+    """A section of the application's own is read typed from the same file."""
+    conf = ServerConf.from_yaml("limits: {rate: 5, names: [a]}\nother: 1\nextra: 2\nsource: 3")
+
+    assert conf.section("limits", Limits) == Limits(5, ("a",))
+    assert conf.section("other", int) == 1
+    assert conf.extra.keys() == {"limits", "other", "extra", "source"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("limits: {rate: 0}", "c.yaml: limits.rate: got 0, allowed: requests a second, at least 1"),
+        ("limits: {rate: 1, names: [x, 2]}", "c.yaml: limits.names[1]: got 2, allowed: str"),
+        ("limits: {}", "c.yaml: limits.rate: is missing, allowed: requests a second"),
+        ("limits: 5", "c.yaml: limits: got 5, allowed: object"),
+        ("", "c.yaml: limits.rate: is missing, allowed: requests a second"),
+    ],
+)
+def test_a_wrong_section_is_refused_as_precisely(text: str, message: str) -> None:
+    """The application's keys get the same kind of message as the server's."""
+    conf = ServerConf.from_yaml(text, source="c.yaml")
+
+    with pytest.raises(Error) as caught:
+        conf.section("limits", Limits)
+
+    assert caught.value.context.startswith(message)
+
+
+@pytest.mark.parametrize("key", ["workers", "threads"])
+def test_the_servers_own_keys_are_no_section(key: str) -> None:
+    """Asking for a server key as a section is a mistake of the programmer."""
+    with pytest.raises(ValueError, match="key of the server itself"):
+        ServerConf().section(key, int)
+
+
+def test_a_misspelt_key_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    """A key that looks like one of the server's is accepted with a warning."""
+    conf = ServerConf.from_yaml("max_retrys: 3\nunrelated: 1", source="c.yaml")
+
+    assert conf.max_retries == 16
+    assert [record.getMessage() for record in caplog.records] == [
+        "c.yaml: key 'max_retrys' is not one of the server's; is 'max_retries' meant?"
+    ]

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pingora_core.listeners.l4 import BindRetry, TcpServerAddress, UdsServerAddress, bind
+from pingora_core.protocols.l4 import TcpSocketOptions
+from pingora_error import Error, ErrorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+ONCE = BindRetry(attempts=1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    # tmp_path may be longer than a socket's path can be.
+    directory = os.open(tmp_path, os.O_DIRECTORY)
+    yield Path(f"/proc/self/fd/{directory}/s")
+    os.close(directory)
+
+
+def connects(address: str | tuple[str, int]) -> bool:
+    """Whether somebody listens there."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as sock:
+        return sock.connect_ex(address) == 0
+
+
+async def test_a_tcp_address_is_listened_on() -> None:
+    """The socket listens at once and does not block."""
+    with await bind(TcpServerAddress("127.0.0.1:0"), ONCE) as sock:
+        assert connects(sock.getsockname())
+        assert sock.getblocking() is False
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+
+
+async def test_a_name_is_resolved() -> None:
+    """The first address of a host name is taken."""
+    with await bind(TcpServerAddress("localhost:0"), ONCE) as sock:
+        assert sock.getsockname()[0] in {"127.0.0.1", "::1"}
+
+
+async def test_a_name_that_does_not_resolve_is_a_bind_error() -> None:
+    """The error names the address."""
+    with pytest.raises(Error, match="no-such-host.invalid:80") as caught:
+        await bind(TcpServerAddress("no-such-host.invalid:80"), ONCE)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+
+
+async def test_an_address_of_another_machine_is_a_bind_error() -> None:
+    """The cause is the system's error."""
+    with pytest.raises(Error, match="192.0.2.1:0") as caught:
+        await bind(TcpServerAddress("192.0.2.1:0"), ONCE)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+    assert isinstance(caught.value.cause, OSError)
+    assert caught.value.cause.errno == errno.EADDRNOTAVAIL
+
+
+async def test_an_address_in_use_is_tried_again() -> None:
+    """As soon as the other one lets go, it is bound."""
+    retry = BindRetry(attempts=1000, interval=0.001)
+    other = socket.create_server(("127.0.0.1", 0))
+    host, port = other.getsockname()
+    task = asyncio.create_task(bind(TcpServerAddress(f"{host}:{port}"), retry))
+    await asyncio.sleep(0.01)
+    waiting = not task.done()
+
+    other.close()
+    sock = await task
+
+    assert waiting
+    assert sock.getsockname() == (host, port)
+    sock.close()
+
+
+async def test_an_address_that_stays_in_use_is_a_bind_error() -> None:
+    """After the last attempt the error says so."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host, port = other.getsockname()
+
+        with pytest.raises(Error, match=f"{host}:{port}") as caught:
+            await bind(TcpServerAddress(f"{host}:{port}"), BindRetry(attempts=2, interval=0.001))
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+    assert isinstance(caught.value.cause, OSError)
+    assert caught.value.cause.errno == errno.EADDRINUSE
+
+
+async def test_ipv6_only_decides_about_ipv4_clients() -> None:
+    """An IPv6 wildcard serves IPv4 clients too, unless told not to."""
+    for ipv6_only in (False, True):
+        options = TcpSocketOptions(ipv6_only=ipv6_only)
+        with await bind(TcpServerAddress("[::]:0", options), ONCE) as sock:
+            port = sock.getsockname()[1]
+
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == ipv6_only
+            assert connects(("127.0.0.1", port)) is not ipv6_only
+
+
+async def test_options_of_the_listening_socket_are_set() -> None:
+    """Fast open, reuseport, DSCP and buffer sizes are read back from the kernel."""
+    options = TcpSocketOptions(
+        tcp_fastopen=7, so_reuseport=True, dscp=46, tcp_snd_buf=20000, tcp_recv_buf=30000
+    )
+    with await bind(TcpServerAddress("127.0.0.1:0", options), ONCE) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN) == 7
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 46 << 2
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40000
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 60000
+
+
+async def test_reuseport_lets_two_sockets_share_an_address() -> None:
+    """Both can listen."""
+    options = TcpSocketOptions(so_reuseport=True)
+    with await bind(TcpServerAddress("127.0.0.1:0", options), ONCE) as first:
+        host, port = first.getsockname()
+
+        second = await bind(TcpServerAddress(f"{host}:{port}", options), ONCE)
+
+        assert second.getsockname() == first.getsockname()
+        second.close()
+
+
+@pytest.mark.parametrize(("permissions", "mode"), [(None, 0o666), (0o600, 0o600), (0o777, 0o777)])
+async def test_a_unix_socket_gets_its_permissions(
+    path: Path, permissions: int | None, mode: int
+) -> None:
+    """Whatever the umask is, the file has the mode that was asked for."""
+    with await bind(UdsServerAddress(str(path), permissions), ONCE):
+        assert connects(str(path))
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+async def test_a_stale_unix_socket_is_replaced(path: Path) -> None:
+    """The file that a crashed server left is in nobody's way."""
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(path))
+
+    with await bind(UdsServerAddress(str(path)), ONCE):
+        assert connects(str(path))
+
+
+async def test_a_live_unix_socket_is_not_stolen(path: Path) -> None:
+    """Another server that listens there keeps its file."""
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(path))
+        alive.listen()
+
+        with pytest.raises(Error) as caught:
+            await bind(UdsServerAddress(str(path)), ONCE)
+
+        assert caught.value.etype is ErrorType.BIND_ERROR
+        assert connects(str(path))
+
+
+async def test_a_busy_unix_socket_is_alive(path: Path) -> None:
+    """A full backlog is no reason to take the file away."""
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        waiting.connect(str(path))
+
+        with pytest.raises(Error):
+            await bind(UdsServerAddress(str(path)), ONCE)
+
+        assert path.exists()
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
+    """A mistaken path must not cost anybody their data."""
+    path.write_text("precious")
+
+    with pytest.raises(Error, match="no socket") as caught:
+        await bind(UdsServerAddress(str(path)), ONCE)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+    assert path.read_text() == "precious"
+
+
+async def test_a_missing_directory_is_a_bind_error(path: Path) -> None:
+    """It is not made."""
+    with pytest.raises(Error) as caught:
+        await bind(UdsServerAddress(str(path / "missing")), ONCE)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+
+
+async def test_the_abstract_namespace_needs_no_file() -> None:
+    """A leading @ stands for Linux's abstract namespace."""
+    name = f"@pingora-test-{os.getpid()}"
+
+    with await bind(UdsServerAddress(name), ONCE):
+        assert connects("\0" + name[1:])
+
+
+@pytest.mark.parametrize(
+    "address", ["unix:/tmp/x", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "::1:80", ""]
+)
+def test_a_tcp_address_is_checked_when_it_is_made(address: str) -> None:
+    """A mistake is found before anything runs."""
+    with pytest.raises(ValueError, match=r"."):
+        TcpServerAddress(address)
+
+
+@pytest.mark.parametrize(
+    ("path", "permissions"),
+    [("", None), ("/tmp/x", 0o1000), ("/tmp/x", -1), ("/" + "x" * 107, None), ("a\0b", None)],
+    ids=["empty", "sticky", "negative", "long", "nul"],
+)
+def test_a_unix_address_is_checked_when_it_is_made(path: str, permissions: int | None) -> None:
+    """Empty, too long, or with a mode that is none."""
+    with pytest.raises(ValueError, match=r"."):
+        UdsServerAddress(path, permissions)
+
+
+def test_the_key_of_a_unix_address_has_one_form() -> None:
+    """With or without the prefix it is the same socket."""
+    assert UdsServerAddress("/tmp/x").key == UdsServerAddress("unix:/tmp/x").key == "unix:/tmp/x"

@@ -1,0 +1,2 @@
+-- One connection for each request.
+wrk.headers["Connection"] = "close"

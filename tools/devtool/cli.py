@@ -1,0 +1,138 @@
+"""The verbs of ``tools/dev`` and their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from devtool.build import build
+from devtool.check import check
+from devtool.environments import environment, hatch, hatch_variables
+from devtool.shell import ROOT, VerbError, replace_process, run, say
+from devtool.system import install, missing_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
+
+    _Verb: TypeAlias = Callable[[argparse.Namespace, list[str]], None]
+
+__all__ = ["main"]
+
+_LEFTOVERS = (
+    "dist", "build", "site", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
+    ".import_linter_cache",
+)  # fmt: skip
+_PASS_ON = ("demo", "test", "bench", "conformance")
+_PYTHONPATH = {"PYTHONPATH": f"{ROOT / 'tools'}:{ROOT}"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code: 0, 1 when something failed, 2 for a wrong command line.
+    """
+    # What follows one of these verbs is another program's: argparse would reorder or refuse it.
+    own = 1 if arguments and arguments[0] in _PASS_ON else len(arguments)
+    options = _parser().parse_args(arguments[:own])
+    verb: _Verb = options.run
+    rest = list(arguments[own:])
+    try:
+        verb(options, rest)
+    except VerbError as failure:
+        print(f"tools/dev {options.verb}: {failure}", file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/dev",
+        description="Everything that is done with this repository. Needs Python 3.11 and nothing "
+        "else: the first use makes .venv with all that is needed.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, run_verb: _Verb, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(run=run_verb)
+        return verb
+
+    add("demo", _demo, "run the quick start on real sockets (--once: check it and exit)")
+    add("test", _test, "run the tests; arguments go to pytest")
+    checks = add("check", _check, "format, lint, types, layers, declared dependencies")
+    checks.add_argument("--fix", action="store_true", help="let ruff mend what it can first")
+    add("bench", _bench, "measure the proxy beside nginx and others (--help: scenarios)")
+    add("conformance", _conformance, "run the conformance suites; arguments go to pytest")
+    add("build", _build, "build every wheel and sdist, and prove each wheel alone")
+    docs = add("docs", _docs, "build the documentation into site/, strictly")
+    docs.add_argument("--serve", action="store_true", help="serve it and follow changes instead")
+    add("deps", _deps, "install the system programs that tests and benchmark use (Debian, root)")
+    clean = add("clean", _clean, "remove what builds and checks left behind")
+    clean.add_argument("--all", action="store_true", help="remove the environments too")
+    return parser
+
+
+def _demo(_: argparse.Namespace, rest: list[str]) -> None:
+    python = environment() / "python"
+    replace_process(python, "-m", "demo", *rest, environment=_PYTHONPATH)
+
+
+def _test(_: argparse.Namespace, rest: list[str]) -> None:
+    replace_process(environment() / "python", "-m", "pytest", *rest)
+
+
+def _check(options: argparse.Namespace, _: list[str]) -> None:
+    fix: bool = options.fix
+    check(fix=fix)
+
+
+def _bench(_: argparse.Namespace, rest: list[str]) -> None:
+    variables = dict(_PYTHONPATH)
+    python = environment() / "python"
+    if not {"-h", "--help", "--list"}.intersection(rest):
+        try:
+            variables["BENCH_AIOHTTP_PYTHON"] = str(environment("bench") / "python")
+        except VerbError as failure:
+            say(f"without the aiohttp peer: {failure}")
+    replace_process(python, "-m", "bench", *rest, environment=variables)
+
+
+def _conformance(_: argparse.Namespace, rest: list[str]) -> None:
+    python = environment() / "python"
+    missing = missing_packages()
+    if missing:
+        say(f"not installed here, so skipped where needed: {' '.join(missing)} (./tools/dev deps)")
+    replace_process(python, "-m", "pytest", "tests/conformance", "--verbose", *rest)
+
+
+def _build(_: argparse.Namespace, __: list[str]) -> None:
+    build()
+
+
+def _docs(options: argparse.Namespace, _: list[str]) -> None:
+    environment("docs")
+    serve: bool = options.serve
+    script = "docs:serve" if serve else "docs:build"
+    run(*hatch("run", script), environment=hatch_variables())
+
+
+def _deps(_: argparse.Namespace, __: list[str]) -> None:
+    install()
+
+
+def _clean(options: argparse.Namespace, _: list[str]) -> None:
+    everything: bool = options.all
+    for name in (*_LEFTOVERS, *([".venv"] if everything else [])):
+        shutil.rmtree(ROOT / name, ignore_errors=True)
+    for top in ("packages", "tests", "tools", "examples"):
+        for cache in (ROOT / top).rglob("__pycache__"):
+            shutil.rmtree(cache, ignore_errors=True)
