@@ -13,14 +13,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pingora_core.apps import ServerApp
-from pingora_core.conf import Opt
-from pingora_core.server import Server
-from pingora_core.services.listening import Service
+from pingora_core import Opt, Server, ServerApp, Service
 
 if TYPE_CHECKING:
-    from pingora_core.protocols.interfaces import Stream
-    from pingora_core.runtime.shutdown import ShutdownWatch
+    from pingora_core import ShutdownWatch, Stream
 
 IDLE_TIMEOUT = 60.0
 LINE_TIMEOUT = 10.0
@@ -31,8 +27,10 @@ class EchoApp(ServerApp):
 
     async def process_new(self, stream: Stream, shutdown: ShutdownWatch) -> Stream | None:
         forget = shutdown.subscribe(stream.close)
-        piece = await stream.read(IDLE_TIMEOUT)
-        forget()
+        try:
+            piece = await stream.read(IDLE_TIMEOUT)
+        finally:
+            forget()
         while piece:
             stream.write(piece)
             await stream.drain(LINE_TIMEOUT)

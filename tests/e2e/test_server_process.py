@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.process import ROOT, ServerProcess
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,7 +80,7 @@ async def test_sigterm_drains_and_exits_when_the_last_connection_is_done() -> No
             server.send(signal.SIGTERM)
             await server.line_with("phase ShutdownGracePeriod")
 
-            assert not accepts(address)
+            await eventually(lambda: not accepts(address), "the end of the listener")
             assert await busy.echoes(b" second half\n")
             assert await busy.is_ended()
             assert await ended_at_once(server) == 0

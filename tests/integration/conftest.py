@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.proxy import RigProxy, RunningProxy
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from tests.support.client import RawClient
     from tests.support.proxy import RigContext
@@ -39,6 +40,14 @@ async def origin() -> AsyncIterator[Origin]:
     """An origin with the rig's routes."""
     async with Origin(rig) as running:
         yield running
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """An address that refuses connections."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{unused.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -80,10 +80,9 @@ async def _outcome(client: RawClient) -> tuple[int | None, bytes, bool]:
     return status, bytes(body.received), True
 
 
-async def test_upstream_refuses_the_connection(app: RigProxy, client: RawClient) -> None:
+async def test_upstream_refuses_the_connection(app: RigProxy, client: RawClient, dead: str) -> None:
     """Nobody listens: 502, told as a refused connection."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        app.upstream = f"127.0.0.1:{probe.getsockname()[1]}"
+    app.upstream = dead
     response = await client.request("GET", "/")
 
     ending = await app.ended()
@@ -160,6 +159,7 @@ async def test_upstream_takes_no_more_of_the_body(origin: Origin) -> None:
     def peer(session: Session) -> HttpPeer:
         peer = HttpPeer(origin.address)
         peer.options.write_timeout = 0.1
+        peer.options.read_timeout = 0.1
         return peer
 
     app = RigProxy(peer)
@@ -182,6 +182,19 @@ async def _send_much(client: RawClient) -> None:
             await client.send(b"x" * 65536)
     except (OSError, TimeoutError):
         return
+
+
+async def test_upload_that_takes_its_time(origin: Origin) -> None:
+    """While the client is still sending, an upstream that waits for the rest is not late."""
+    app = RigProxy(_impatient(origin))
+    async with RunningProxy(app) as proxy, await proxy.connect() as client:
+        await client.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        for letter in b"abcde":
+            await asyncio.sleep(0.04)
+            await client.send(bytes([letter]))
+        response = await client.read_response("POST")
+
+    assert (response.status, response.body) == (200, b"5")
 
 
 def _impatient(origin: Origin) -> Callable[[Session], HttpPeer]:
@@ -215,10 +228,10 @@ class _FailingOver(RigProxy):
 
 
 @pytest.mark.parametrize("body", [None, b"x" * 100_000], ids=["none", "large"])
-async def test_failing_over_to_another_upstream(origin: Origin, body: bytes | None) -> None:
+async def test_failing_over_to_another_upstream(
+    origin: Origin, dead: str, body: bytes | None
+) -> None:
     """An error that a callback marks for retry leads to another attempt, with the whole body."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        dead = f"127.0.0.1:{probe.getsockname()[1]}"
     app = _FailingOver(dead, origin)
     async with RunningProxy(app) as proxy, await proxy.connect() as client:
         response = await client.request("POST", "/echo", body=body)
@@ -227,7 +240,7 @@ async def test_failing_over_to_another_upstream(origin: Origin, body: bytes | No
     assert app.endings[0].context.attempts == 2
 
 
-async def test_attempts_are_bounded(client: RawClient, app: RigProxy) -> None:
+async def test_attempts_are_bounded(client: RawClient, app: RigProxy, dead: str) -> None:
     """Not even a callback that always asks for another attempt can loop for ever."""
 
     async def always(session: Session, peer: HttpPeer, ctx: RigContext, error: Error) -> Error:
@@ -235,8 +248,7 @@ async def test_attempts_are_bounded(client: RawClient, app: RigProxy) -> None:
         return error
 
     app.fail_to_connect = always  # type: ignore[method-assign]
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        app.upstream = f"127.0.0.1:{probe.getsockname()[1]}"
+    app.upstream = dead
     response = await client.request("GET", "/")
 
     assert response.status == 502

@@ -237,7 +237,7 @@ class _Impatient(RigProxy):
 
 
 class _ImpatientByRate(_Impatient):
-    min_send_rate = 1000
+    min_send_rate: int | None = 1000
 
 
 async def endless(exchange: Exchange) -> None:

@@ -149,7 +149,12 @@ class RawClient:
 
         Args:
             data: The bytes.
+
+        Raises:
+            ConnectionResetError: If the connection is gone.
         """
+        if self._writer.transport.is_closing():
+            raise ConnectionResetError("the connection is closed")
         self._writer.write(data)
         async with asyncio.timeout(self.timeout):
             await self._writer.drain()

@@ -11,8 +11,8 @@ from pingora_core.conf import ServerConf
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_core.services.service import ServiceContext, ServiceReadyNotifier
 from pingora_core.upstreams import HttpPeer
-from pingora_proxy.hooks import CTX, ProxyHttp
-from pingora_proxy.service import http_proxy_service
+from pingora_proxy import ProxyHttp, http_proxy_service
+from pingora_proxy.hooks import CTX
 from tests.support.client import RawClient
 from tests.support.origin import Origin
 from tests.support.waiting import eventually
@@ -231,7 +231,7 @@ class RunningProxy(Generic[CTX]):
         self.begin_shutdown()
         task = self._task
         assert task is not None
-        done, _ = await asyncio.wait((task,), timeout=5)
+        done, _pending = await asyncio.wait((task,), timeout=5)
         if not done:
             task.cancel()
             await asyncio.wait((task,))

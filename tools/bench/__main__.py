@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import pstats
 import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING, NoReturn
 
 from bench.process import BenchError
@@ -21,10 +24,11 @@ if TYPE_CHECKING:
 
 class _Options(argparse.Namespace):
     scenarios: list[str]
-    peers: list[str]
+    peers: str
     rounds: int
     seconds: float
     only_list: bool
+    profile: bool
 
 
 def main() -> int:
@@ -41,7 +45,9 @@ def main() -> int:
     # Ends like Ctrl-C, so that every process is stopped and every folder removed.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Rig(options.peers) as rig:
+        if options.profile:
+            return _profile(options)
+        with Rig(options.peers.split(",")) as rig:
             rows = _measure(rig, options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -75,6 +81,18 @@ def _measure(rig: Rig, options: _Options) -> list[Row]:
     return rows
 
 
+def _profile(options: _Options) -> int:
+    with tempfile.TemporaryDirectory(prefix="pingora-bench-") as directory:
+        os.environ["BENCH_PROFILE"] = f"{directory}/profile"
+        with Rig(["pingora"]) as rig:
+            _measure(rig, options)
+        if rig.broken:
+            return 1
+        say("under the profiler; own time first, shares count, absolute times do not")
+        pstats.Stats(os.environ["BENCH_PROFILE"]).sort_stats("tottime").print_stats(40)
+    return 0
+
+
 def _arguments() -> _Options:
     parser = argparse.ArgumentParser(
         prog="tools/dev bench",
@@ -89,16 +107,20 @@ def _arguments() -> _Options:
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds over all peers (3)")
     parser.add_argument("--seconds", type=float, default=5, help="length of a measurement (5)")
+    parser.add_argument("--peers", default=",".join(PEERS), help="only these, with commas")
     parser.add_argument(
-        "--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="only these proxies"
+        "--profile", action="store_true", help="profile pingora alone in one scenario"
     )
     options = parser.parse_args(namespace=_Options())
-    unknown = [name for name in options.scenarios if name not in SCENARIOS]
-    if unknown:
-        parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    for wanted, known in ((options.scenarios, SCENARIOS), (options.peers.split(","), PEERS)):
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            parser.error(f"not known: {', '.join(unknown)}; there are {', '.join(known)}")
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds are at least 1")
     options.scenarios = options.scenarios or list(SCENARIOS)
+    if options.profile and len(options.scenarios) > 1:
+        parser.error("--profile needs one scenario")
     return options
 
 

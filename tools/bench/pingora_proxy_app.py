@@ -1,10 +1,12 @@
 """The proxy that is measured: every phase of the framework, one fixed peer, one field set.
 
-Run with the port to listen on and the port of the origin.
+Run with the port to listen on and the port of the origin. A third argument names a file for the
+profile of the run.
 """
 
 from __future__ import annotations
 
+import cProfile
 import sys
 from typing import TYPE_CHECKING
 
@@ -61,12 +63,19 @@ class Forward(ProxyHttp[None]):
 
 def main() -> None:
     """Serve until told to stop."""
-    port, origin = sys.argv[1:]
+    port, origin, *profile = sys.argv[1:]
     server = Server(conf=ServerConf())
     service = http_proxy_service(server.configuration, Forward(f"127.0.0.1:{origin}"))
     service.add_tcp(f"127.0.0.1:{port}")
     server.add_service(service)
-    server.run_forever()
+    profiler = cProfile.Profile()
+    try:
+        if profile:
+            profiler.enable()
+        server.run_forever()
+    finally:
+        if profile:
+            profiler.dump_stats(profile[0])
 
 
 if __name__ == "__main__":

@@ -165,7 +165,10 @@ def _aiohttp(site: Site) -> list[str]:
 
 
 def _pingora(site: Site) -> list[str]:
-    return [sys.executable, str(_HERE / "pingora_proxy_app.py"), str(site.port), str(site.origin)]
+    app = str(_HERE / "pingora_proxy_app.py")
+    profile = os.environ.get("BENCH_PROFILE")
+    command = [sys.executable, app, str(site.port), str(site.origin)]
+    return [*command, profile] if profile else command
 
 
 def _nginx(site: Site, http: str) -> list[str]:

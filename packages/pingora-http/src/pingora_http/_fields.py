@@ -15,7 +15,7 @@ from pingora_error import Error, ErrorType
 from pingora_http.grammar import VALUE_BYTES, is_token
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, KeysView
+    from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping
     from typing import Self
 
 __all__ = ["HeaderMap", "explain", "to_bytes"]
@@ -194,8 +194,14 @@ class HeaderMap:
         Returns:
             The values in their order; empty if there is no such field.
         """
-        if key not in self.keys_lower():
+        index = self._index
+        if index is None:
+            index = self._build()
+        first = index.get(key)
+        if first is None:
             return []
+        if len(index) == len(self._items):
+            return [first]
         return [value for name, value in self._items if name.lower() == key]
 
     @overload
@@ -234,6 +240,15 @@ class HeaderMap:
         """
         index = self._index
         return (self._build() if index is None else index).keys()
+
+    def first_values(self) -> Mapping[bytes, bytes]:
+        """Return the first value of every field, for whoever looks up several.
+
+        Returns:
+            A live view by lower-case name. A change of the head may make it stale.
+        """
+        index = self._index
+        return self._build() if index is None else index
 
     @property
     def raw_items(self) -> list[tuple[bytes, bytes]]:

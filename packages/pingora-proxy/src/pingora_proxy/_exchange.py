@@ -70,6 +70,7 @@ class Exchange(Generic[CTX]):
         "_ctx",
         "_down",
         "_filters_body",
+        "_is_watching",
         "_modules",
         "_overrides",
         "_peer",
@@ -103,6 +104,7 @@ class Exchange(Generic[CTX]):
         self._upload_task: asyncio.Task[None] | None = None
         self._upgrade_task: asyncio.Task[None] | None = None
         self._upload_error: Error | None = None
+        self._is_watching = False
         self._upgraded = False
         self._client_was_active = False
 
@@ -116,7 +118,8 @@ class Exchange(Generic[CTX]):
             await self._send_request()
             await self._relay_response()
         finally:
-            self._down.watch_disconnect(None)
+            if self._is_watching:
+                self._down.watch_disconnect(None)
             if self._upload_task is not None or self._upgrade_task is not None:
                 await self._end_second_tasks()
 
@@ -133,6 +136,9 @@ class Exchange(Generic[CTX]):
         session = self._session
         down = self._down
         request = make_upstream_request(down.request, upgrade=down.is_upgrade_request)
+        compression = session.active_upstream_compression
+        if compression is not None:
+            compression.request_filter(down.request)
         if self._overrides.upstream_request_filter:
             session.phase = "upstream_request_filter"
             await self._app.upstream_request_filter(session, request, self._ctx)
@@ -205,35 +211,48 @@ class Exchange(Generic[CTX]):
         self._session.phase = "read response"
         if self._upload_task is None:
             self._watch_client()
-        end = False
-        while not end:
+        while True:
             task = up.next_task()
             if task is None:
                 down.flush()
-                task = await self._wait_for_task()
-            end = await self._relay(task)
+                try:
+                    task = await up.wait_task()
+                except Error as error:
+                    self._judge_read_error(error)
+                    continue
+            # The two kinds of which every response is made come first, and a coroutine is made
+            # only for those who filter.
+            if isinstance(task, BodyTask):
+                end = task.end
+                if self._filters_body:
+                    await self._relay_body(task.data, end=end)
+                else:
+                    down.send_response_body(task.data, end=end)
+            elif isinstance(task, HeaderTask):
+                end = task.end
+                await self._relay_header(task.header, end=end)
+            else:
+                end = await self._relay_other(task)
+            if end:
+                return
             if down.needs_drain:
                 await down.drain()
-        down.flush()
 
-    async def _wait_for_task(self) -> HttpTask:
-        while True:
-            try:
-                return await self._up.read_task()
-            except Error as error:
-                if (
-                    self._upgraded
-                    and self._client_was_active
-                    and error.etype is ErrorType.READ_TIMEDOUT
-                ):
-                    self._client_was_active = False
-                    continue
-                if self._upload_error is not None and error is not self._upload_error:
-                    raise self._upload_error from error
-                raise
+    def _judge_read_error(self, error: Error) -> None:
+        """Raise what an error of the upstream means, or return to read on."""
+        if error.etype is ErrorType.READ_TIMEDOUT:
+            if self._upgraded and self._client_was_active:
+                self._client_was_active = False
+                return
+            if self._upload_task is not None and not self._upload_task.done():
+                return  # it is the client's turn: an upload has deadlines of its own
+        if self._upload_error is not None and error is not self._upload_error:
+            raise self._upload_error from error
+        raise error
 
     def _watch_client(self) -> None:
         if self._down.abort_on_close:
+            self._is_watching = True
             self._down.watch_disconnect(self._client_gone)
 
     def _client_gone(self) -> None:
@@ -241,34 +260,31 @@ class Exchange(Generic[CTX]):
             Error.down(ErrorType.CONNECTION_CLOSED, "the client closed before the response ended")
         )
 
-    async def _relay(self, task: HttpTask) -> bool:
-        """Filter one piece of the response and send it; say whether it was the last."""
+    async def _relay_other(self, task: HttpTask) -> bool:
+        """Relay a piece of a rarer kind; say whether it was the last."""
         match task:
-            case BodyTask():
-                return await self._relay_body(task.data, task.end)
-            case HeaderTask():
-                return await self._relay_header(task.header, task.end)
             case UpgradedBodyTask():
                 if task.data:
                     self._down.send_upgraded(task.data)
                 return task.end
             case TrailerTask():
                 await self._relay_trailers(task)
-                return True
             case DoneTask():
-                return await self._relay_body(None, True)
+                await self._relay_body(None, end=True)
             case FailedTask():
                 raise task.error
+            case HeaderTask() | BodyTask():
+                raise AssertionError(task)
+        return True
 
-    async def _relay_header(self, header: ResponseHeader, end: bool) -> bool:  # noqa: FBT001
+    async def _relay_header(self, header: ResponseHeader, *, end: bool) -> None:
         session = self._session
         overrides = self._overrides
-        switching = header.status == 101
-        if not switching:
+        status = header.status
+        if status != 101:
             clean_response(header)
-        final = header.status >= 200
         compression = session.active_upstream_compression
-        if compression is not None and final:
+        if compression is not None and status >= 200:
             self._compression = compression
             self._filters_body = True
             compression.response_header_filter(header, end)
@@ -278,17 +294,19 @@ class Exchange(Generic[CTX]):
         if overrides.response_filter:
             session.phase = "response_filter"
             await self._app.response_filter(session, header, self._ctx)
-        if self._modules is not None and final:
+        if self._modules is not None and status >= 200:
             await self._modules.response_header_filter(header, end)
         session.phase = "relay response"
-        if end and final and self._may_add_body(header):
+        if status == 101 or self._down.request.raw_method == b"CONNECT":
+            self._down.send_response_header(header, end=end)
+            if not end and (status == 101 or 200 <= status < 300):
+                self._switch_protocols()
+        elif end and status >= 200 and self._may_add_body(header):
             # Somebody sees the body, if only to be told that there is none.
             self._down.send_response_header(header)
-            return await self._relay_body(None, True)
-        self._down.send_response_header(header, end=end)
-        if switching or (final and self._down.request.raw_method == b"CONNECT" and not end):
-            self._switch_protocols(header)
-        return end
+            await self._relay_body(None, end=True)
+        else:
+            self._down.send_response_header(header, end=end)
 
     def _may_add_body(self, header: ResponseHeader) -> bool:
         if not self._filters_body or header.status in {204, 304}:
@@ -297,18 +315,17 @@ class Exchange(Generic[CTX]):
             self._down.request.raw_method != b"HEAD" and header.get_raw(b"content-length") is None
         )
 
-    async def _relay_body(self, data: bytes | None, end: bool) -> bool:  # noqa: FBT001
-        if not self._filters_body:
-            self._down.send_response_body(data, end=end)
-            return end
-        data, delay = await self._filter_body(data, end)
+    async def _relay_body(self, data: bytes | None, *, end: bool) -> None:
+        data, delay = await self._filter_body(data, end=end)
         self._down.send_response_body(data, end=end)
         if delay > 0:
             self._down.flush()
             await asyncio.sleep(delay)
-        return end
 
-    async def _filter_body(self, data: bytes | None, end: bool) -> tuple[bytes | None, float]:  # noqa: FBT001
+    async def _filter_body(
+        self, data: bytes | None, *, end: bool, tail: bytes | None = None
+    ) -> tuple[bytes | None, float]:
+        """Send a piece through all filters; ``tail`` joins it in front of the modules."""
         overrides = self._overrides
         session = self._session
         delay = 0.0
@@ -328,8 +345,15 @@ class Exchange(Generic[CTX]):
                 delay += out.seconds
                 out = out.body
             data = out
-        if self._modules is not None:
-            data = self._modules.response_body_filter(data, end)
+        if tail:
+            data = (data or b"") + tail
+        modules = self._modules
+        if modules is not None:
+            data = modules.response_body_filter(data, end)
+            if end:
+                done = modules.response_done_filter()
+                if done:
+                    data = (data or b"") + done
         session.phase = "relay response"
         return data, delay
 
@@ -337,30 +361,29 @@ class Exchange(Generic[CTX]):
         session = self._session
         overrides = self._overrides
         trailers = task.trailers
-        last: bytes | None = None
+        tail: bytes | None = None
         if trailers is not None:
             if overrides.upstream_response_trailer_filter:
                 session.phase = "upstream_response_trailer_filter"
                 await self._app.upstream_response_trailer_filter(session, trailers, self._ctx)
             if overrides.response_trailer_filter:
                 session.phase = "response_trailer_filter"
-                last = await self._app.response_trailer_filter(session, trailers, self._ctx)
-                if last is not None:
+                tail = await self._app.response_trailer_filter(session, trailers, self._ctx)
+                if tail is not None:
                     trailers = None
-            if self._modules is not None and trailers is not None:
-                last = self._modules.response_trailer_filter(trailers)
         if self._filters_body:
             # The filters learn the end of the body here; what they held back comes out now.
-            data, _ = await self._filter_body(None, True)
-            self._down.send_response_body(data)
-        self._down.send_response_body(last)
+            tail, _ = await self._filter_body(None, end=True, tail=tail)
+        if self._modules is not None and trailers is not None:
+            more = self._modules.response_trailer_filter(trailers)
+            if more:
+                tail = (tail or b"") + more
+        self._down.send_response_body(tail)
         self._down.send_response_trailers(trailers)
 
     # ---------------------------------------------------------------- upgrade
 
-    def _switch_protocols(self, header: ResponseHeader) -> None:
-        if header.status != 101 and not 200 <= header.status < 300:
-            return
+    def _switch_protocols(self) -> None:
         self._upgraded = True
         self._up.read_timeout = _UPGRADED_IDLE
         self._down.watch_disconnect(None)

@@ -59,11 +59,7 @@ def make_upstream_request(request: RequestHeader, *, upgrade: bool) -> RequestHe
     target = header.raw_target
     if target[:1] != b"/" and target != b"*" and request.raw_method != b"CONNECT":
         header.raw_target = header.raw_path  # RFC 9112 section 3.2.1
-    keys = header.keys_lower()
-    if b"connection" in keys:
-        named = connection_tokens(header) - _PROTECTED
-        if named:
-            header.remove_headers(named)
+    _remove_named(header)
     header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
     if upgrade and request.raw_method != b"CONNECT":
         header.insert_header(b"Connection", b"Upgrade")
@@ -78,13 +74,14 @@ def complete_framing(header: RequestHeader, peer: HttpPeer, *, has_body: bool) -
         peer: Where it goes.
         has_body: Whether a body follows.
     """
-    keys = header.keys_lower()
-    if b"host" not in keys:
+    values = header.first_values()
+    if b"host" not in values:
         header.insert_header(b"Host", peer.sni or str(peer.address))
-    if b"transfer-encoding" in keys:
-        if b"content-length" in keys:
+        values = header.first_values()
+    if b"transfer-encoding" in values:
+        if b"content-length" in values:
             header.remove_headers((b"content-length",))
-    elif has_body and b"content-length" not in keys:
+    elif has_body and b"content-length" not in values:
         header.insert_header(b"Transfer-Encoding", b"chunked")
 
 
@@ -94,9 +91,13 @@ def clean_response(response: ResponseHeader) -> None:
     Args:
         response: The head; changed.
     """
-    keys = response.keys_lower()
-    if b"connection" in keys:
-        named = connection_tokens(response) - _PROTECTED
-        if named:
-            response.remove_headers(named)
+    _remove_named(response)
     response.remove_headers(_RESPONSE_HOP)
+
+
+def _remove_named(header: RequestHeader | ResponseHeader) -> None:
+    """Remove the fields that Connection names."""
+    if header.get_raw(b"connection") is not None:
+        named = connection_tokens(header) - _PROTECTED
+        if named:
+            header.remove_headers(named)

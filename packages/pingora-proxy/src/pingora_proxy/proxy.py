@@ -187,10 +187,13 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
             await Exchange(self.app, self._overrides, session, upstream, peer, ctx).run()
         except Exception as error:  # noqa: BLE001 - a callback may raise anything
-            own = as_error(error, session.phase)
+            phase = session.phase
+            own = as_error(error, phase)
             _forbid_unsafe_replay(own, session, upstream)
             session.phase = "error_while_proxy"
-            raise await self.app.error_while_proxy(peer, session, own, ctx, reused) from None
+            judged = await self.app.error_while_proxy(peer, session, own, ctx, reused)
+            session.phase = phase
+            raise judged from judged.cause
         finally:
             if upstream.can_reuse:
                 connector.release_http_session(upstream, peer)
@@ -203,7 +206,9 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             return await self.connector.new_http_session(peer)
         except Error as error:
             session.phase = "fail_to_connect"
-            raise await self.app.fail_to_connect(session, peer, ctx, error.as_up()) from None
+            judged = await self.app.fail_to_connect(session, peer, ctx, error.as_up())
+            session.phase = "connect"
+            raise judged from judged.cause
 
     # ------------------------------------------------------------- the ending
 

@@ -120,6 +120,7 @@ def test_threads_is_another_name_for_workers() -> None:
         ("[1, 2]", "got [1, 2], allowed: a mapping of keys to values"),
         ("1: 2", "got 1, allowed: text as a key"),
         ("workers: 1\nworkers: 2", "line 2, column 1: key 'workers' is given twice"),
+        ("a: {b: 1, c: 2, b: 3}", "line 1, column 17: key 'b' is given twice"),
         ("workers: [1", "is not valid YAML: line 1, column"),
         ("a: \x00", "is not valid YAML: "),
         ("a: !!python/object:os.system {}", "is not valid YAML: line 1, column 4"),
@@ -144,7 +145,7 @@ def test_long_values_are_shown_shortened() -> None:
 
 def test_deep_nesting_is_refused_not_fatal() -> None:
     """YAML nested beyond what the parser bears is a configuration error like any other."""
-    assert "is not valid YAML" in refusal("a: " + "[" * 5000)
+    assert "is not valid YAML" in refusal("a: " + "[" * 1500)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +268,28 @@ def test_a_wrong_section_is_refused_as_precisely(text: str, message: str) -> Non
         conf.section("limits", Limits)
 
     assert caught.value.context.startswith(message)
+
+
+def test_a_section_of_any_type_is_checked() -> None:
+    """A section need not be a class of the application's own."""
+    conf = ServerConf.from_yaml("rates: {a: 1, b: x}", source="c.yaml")
+
+    with pytest.raises(Error) as caught:
+        conf.section("rates", dict[str, int])
+
+    assert caught.value.context == "c.yaml: rates[...]: got {'a': 1, 'b': 'x'}, allowed: int"
+
+
+def test_merge_keys_may_be_overridden() -> None:
+    """YAML's way to share settings is no key given twice."""
+    text = """
+a: {b: &deep {<<: &base {x: 1, y: 1}, x: 2}}
+c: {<<: *deep, x: 3}
+"""
+    conf = ServerConf.from_yaml(text)
+
+    assert conf.section("c", dict[str, int]) == {"x": 3, "y": 1}
+    assert conf.section("a", dict[str, dict[str, int]]) == {"b": {"x": 2, "y": 1}}
 
 
 @pytest.mark.parametrize("key", ["workers", "threads"])

@@ -16,9 +16,8 @@ from pingora_core.listeners import (
     Listeners,
     ListenFds,
     TcpServerAddress,
-    UdsServerAddress,
 )
-from pingora_core.protocols.address import InetAddress, SocketAddress, UnixAddress
+from pingora_core.protocols.address import InetAddress, UnixAddress
 from pingora_core.protocols.l4 import TcpKeepalive, TcpSocketOptions
 from pingora_error import Error, ErrorType
 from tests.support.leaks import open_files
@@ -27,7 +26,9 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.listeners.serving import OnStream, ServingListeners
+    from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.interfaces import Stream
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -62,7 +63,11 @@ async def connect(address: SocketAddress) -> socket.socket:
     """Connect a bare socket."""
     sock = socket.socket(address.family)
     sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
@@ -151,9 +156,15 @@ async def test_drain_waits_for_the_last_byte() -> None:
 
 async def test_cancel_resets_what_is_left() -> None:
     """A connection that is broken off does not look like one that ended well."""
-    async with running(Listeners.tcp(ANY), echo) as serving:
+    served: list[Stream] = []
+
+    async def note(stream: Stream) -> None:
+        served.append(stream)
+        await echo(stream)
+
+    async with running(Listeners.tcp(ANY), note) as serving:
         with await connect(serving.addresses[0]) as sock:
-            await eventually(lambda: serving.connections == 1)
+            await eventually(lambda: served)
 
             ended = await serving.cancel(timeout=1)
 
@@ -163,11 +174,30 @@ async def test_cancel_resets_what_is_left() -> None:
                 await asyncio.get_running_loop().sock_recv(sock, 1)
 
 
+async def test_a_connection_cancelled_before_it_began_is_reset_too() -> None:
+    """Its task has not taken its first step, and yet its socket is closed."""
+    served: list[Stream] = []
+
+    async def note(stream: Stream) -> None:
+        served.append(stream)
+
+    async with running(Listeners.tcp(ANY), note) as serving:
+        with await connect(serving.addresses[0]) as sock:
+            while serving.connections == 0:  # noqa: ASYNC110 - to be there in the same turn
+                await asyncio.sleep(0)
+
+            await serving.cancel(timeout=1)
+
+            with pytest.raises(ConnectionResetError):
+                await asyncio.get_running_loop().sock_recv(sock, 1)
+
+
 async def test_cancel_says_when_a_connection_will_not_end() -> None:
     """The caller's time is limited, whatever the application does."""
-    release = asyncio.Event()
+    begun, release = asyncio.Event(), asyncio.Event()
 
     async def stubborn(_: Stream) -> None:
+        begun.set()
         while not release.is_set():
             try:
                 await release.wait()
@@ -176,7 +206,7 @@ async def test_cancel_says_when_a_connection_will_not_end() -> None:
 
     async with running(Listeners.tcp(ANY), stubborn) as serving:
         with await connect(serving.addresses[0]):
-            await eventually(lambda: serving.connections == 1)
+            await begun.wait()
 
             ended = await serving.cancel(timeout=0.01)
             release.set()
@@ -453,7 +483,7 @@ async def test_an_endpoint_that_cannot_be_bound_stops_all() -> None:
     addresses: list[InetAddress] = []
 
     class Fds(ListenFds):
-        async def acquire(self, address: TcpServerAddress | UdsServerAddress) -> socket.socket:
+        async def acquire(self, address: ServerAddress) -> socket.socket:
             sock = await super().acquire(address)
             addresses.append(InetAddress(*sock.getsockname()))
             return sock
@@ -461,7 +491,7 @@ async def test_an_endpoint_that_cannot_be_bound_stops_all() -> None:
     listeners = Listeners.tcp(ANY)
     listeners.add_tcp("192.0.2.1:1")
 
-    with pytest.raises(Error, match="192.0.2.1:1") as caught:
+    with pytest.raises(Error, match=r"192\.0\.2\.1:1") as caught:
         await listeners.serve(echo, Fds())
 
     assert caught.value.etype is ErrorType.BIND_ERROR

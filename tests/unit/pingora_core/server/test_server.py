@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -128,6 +129,19 @@ async def test_a_server_can_run_in_a_loop_that_exists() -> None:
     await task
 
     assert seen == GRACEFUL
+
+
+def test_a_server_can_run_in_another_thread() -> None:
+    """With a signal of one's own the main thread is not needed."""
+    server = Server()
+    phases = phases_of(server)
+    manual = stop_when_running(server, ShutdownSignal.GRACEFUL_TERMINATE)
+    thread = threading.Thread(target=server.run, args=(manual,))
+
+    thread.start()
+    thread.join(5)
+
+    assert phases == GRACEFUL
 
 
 # ----------------------------------------------------------------------------------- bootstrap

@@ -40,8 +40,10 @@ class Lines(ServerApp):
     async def process_new(self, stream: Stream, shutdown: ShutdownWatch) -> Stream | None:
         self.calls += 1
         forget = shutdown.subscribe(stream.close)
-        line = await stream.read(5)
-        forget()
+        try:
+            line = await stream.read(5)
+        finally:
+            forget()
         if not line:
             return None
         while not line.endswith(b"\n"):

@@ -127,4 +127,6 @@ class _Http1Connection:
             session.flush()
             # A client that is still sending would have the response cut off by a reset
             # (RFC 9112 section 9.6).
-            stream.close(discard_input=not session.is_body_done or stream.buffered > 0)
+            stream.close(
+                discard_input=session.is_refused or not session.is_body_done or stream.buffered > 0
+            )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Final,
     NoReturn,
@@ -22,9 +21,6 @@ import msgspec
 import yaml
 
 from pingora_error import Custom, Error, ErrorSource
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
 
 __all__ = [
     "CONFIG_ERROR",
@@ -115,7 +111,7 @@ def load_mapping(text: str, source: str) -> dict[str, object]:
         Error: ``CONFIG_ERROR`` if the text is no YAML, no mapping, or has a key twice.
     """
     try:
-        document: object = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        document = _parse(text)
     except yaml.MarkedYAMLError as error:
         refuse(source, "", f"is not valid YAML: {_describe(error)}", cause=error)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -208,23 +204,40 @@ def _describe(error: yaml.MarkedYAMLError) -> str:
     return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A SafeLoader that refuses a key given twice, where YAML's own takes the last."""
+def _parse(text: str) -> object:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_keys(node)
+        document: object = loader.construct_document(node)
+    finally:
+        loader.dispose()
+    return document
 
-    def construct_mapping(
-        self,
-        node: yaml.MappingNode,
-        deep: bool = False,  # noqa: FBT001, FBT002 - its signature
-    ) -> dict[Hashable, object]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+
+def _check_keys(root: yaml.Node) -> None:
+    # Of a key given twice YAML's own loader takes the last without a word. Looked for in the
+    # nodes, where merge keys, which may be overridden, are not resolved yet.
+    pending = [root]
+    seen_nodes: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, yaml.ScalarNode) or id(node) in seen_nodes:
+            continue
+        seen_nodes.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending.extend(node.value)
+            continue
+        keys: set[tuple[str, str]] = set()
+        for key_node, value_node in node.value:
+            pending.append(value_node)
+            if not isinstance(key_node, yaml.ScalarNode):
                 continue
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key_node.value!r} is given twice",
-                    problem_mark=key_node.start_mark,
-                )
-            seen.add(key_node.value)
-        mapping: Mapping[Hashable, object] = super().construct_mapping(node, deep=deep)
-        return dict(mapping)
+            key = (key_node.tag, key_node.value)
+            if key in keys:
+                problem = f"key {key_node.value!r} is given twice"
+                mark = key_node.start_mark
+                raise yaml.composer.ComposerError(problem=problem, problem_mark=mark)
+            keys.add(key)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pingora_core.connectors.dns import Resolver
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.tls.alpn import AlpnOffer
-    from pingora_core.upstreams.peer import Peer, ReuseKey
+    from pingora_core.upstreams.peer import Peer, PeerAddress, ReuseKey
 
 __all__ = ["ConnectorOptions", "TransportConnector"]
 
@@ -50,11 +50,13 @@ _PREFER_H1_TIME: Final = 600.0
 class _Watcher:
     """Watches one idle connection."""
 
-    __slots__ = ("_connector", "deadline", "meta", "on_data", "on_disconnect", "stream")
+    __slots__ = ("_connector", "address", "deadline", "meta", "on_data", "on_disconnect", "stream")
 
     def __init__(self, connector: TransportConnector) -> None:
         self._connector = connector
         self.stream: Stream | None = None
+        # Of the last peer that a stream of this number was found to lead to.
+        self.address: PeerAddress | None = None
         self.meta: ConnectionMeta[ReuseKey] | None = None
         self.deadline = Deadline(get_timers(), self._expired)
         # Bound once; binding a method for each release costs more than the call.
@@ -165,12 +167,14 @@ class TransportConnector:
             if stream.at_eof or stream.buffered:
                 # Only a stream of the user's own making ends without a call to the watcher.
                 stream.close()
-            elif not _leads_to(stream, peer):
-                _logger.error("a pooled connection does not lead to %r; it is closed", peer)
-                stream.close()
-            else:
+            elif watcher.address is peer.address or _leads_to(stream, peer):
+                # The same object as at the last time was checked at the last time.
+                watcher.address = peer.address
                 self.reused_count += 1
                 return stream
+            else:
+                _logger.error("a pooled connection does not lead to %r; it is closed", peer)
+                stream.close()
 
     async def new_stream(self, peer: Peer) -> Stream:
         """Make a connection.

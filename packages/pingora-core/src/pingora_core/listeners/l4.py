@@ -182,7 +182,8 @@ async def _resolve(text: str) -> InetAddress:
 
 
 def _listen_tcp(address: InetAddress, options: TcpSocketOptions) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; uvloop always does.
+    sock = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.settimeout(0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

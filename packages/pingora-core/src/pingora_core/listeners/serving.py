@@ -228,7 +228,12 @@ class ServingListeners:
     def _connected(self, endpoint: Endpoint, stream: L4Stream) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(endpoint, stream))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._ended, stream))
+
+    def _ended(self, accepted: L4Stream, task: asyncio.Task[None]) -> None:
+        # Here and not in the task: one that is cancelled before its first step runs no finally.
+        self._tasks.discard(task)
+        accepted.abort()
 
     async def _serve(self, endpoint: Endpoint, accepted: L4Stream) -> None:
         stream: Stream = accepted
@@ -248,7 +253,6 @@ class ServingListeners:
         finally:
             # Nothing happens if it is closed already.
             stream.abort()
-            accepted.abort()
 
     async def _is_welcome(self, endpoint: Endpoint, stream: L4Stream) -> bool:
         connection_filter = self._policy.connection_filter

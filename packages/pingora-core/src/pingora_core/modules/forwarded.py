@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pingora_core.modules.module import HttpModule, HttpModuleBuilder
-from pingora_core.protocols.address import InetAddress, UnixAddress
+from pingora_core.protocols.address import InetAddress
 from pingora_http.grammar import is_token
 
 if TYPE_CHECKING:
@@ -79,13 +79,9 @@ class ForwardedPolicy:
         Returns:
             Whether they are.
         """
-        match client:
-            case InetAddress():
-                return self._is_trusted_host(client.host)
-            case UnixAddress():
-                return self._trust_unix
-            case None:
-                return False
+        if isinstance(client, InetAddress):
+            return self._is_trusted_host(client.host)
+        return client is not None and self._trust_unix
 
     def apply(self, request: RequestHeader, downstream: Downstream) -> None:
         """Set the fields.

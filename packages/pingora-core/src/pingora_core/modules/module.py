@@ -256,9 +256,6 @@ class HttpModuleCtx:
 
         Returns:
             This request's instance; None if the service has no such module.
-
-        Raises:
-            TypeError: If a builder made something else than it said.
         """
         for module in self._modules:
             if type(module) is module_type:
@@ -267,10 +264,9 @@ class HttpModuleCtx:
         if builder is None:
             return None
         made = _make(builder, self._downstream)
-        if type(made) is not module_type:
-            msg = f"the builder of {module_type.__name__} made a {type(made).__name__}"
-            raise TypeError(msg)
-        by_type = {type(module): module for module in (*self._modules, made)}
+        assert isinstance(made, module_type)  # _make has checked; this tells the type checker.
+        modules: list[HttpModule] = [*self._modules, made]
+        by_type = {type(module): module for module in modules}
         # A new list: a filter that asks may be called from a loop over the old one.
         self._modules = [by_type[each] for each in self._builders if each in by_type]
         return made
@@ -359,7 +355,12 @@ class HttpModuleCtx:
 
 
 def _make(builder: HttpModuleBuilder, downstream: Downstream | None) -> HttpModule:
-    return builder.init() if downstream is None else builder.init_for(downstream)
+    made = builder.init() if downstream is None else builder.init_for(downstream)
+    if type(made) is not builder.module_type:
+        # It would not be found by its type, or be made twice.
+        msg = f"the builder of {builder.module_type.__name__} made a {type(made).__name__}"
+        raise TypeError(msg)
+    return made
 
 
 def _joined(first: bytes | None, second: bytes | None) -> bytes | None:

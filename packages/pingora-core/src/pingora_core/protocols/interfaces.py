@@ -232,7 +232,7 @@ class Stream(ABC):
         """
 
     # A property, because mypy lets nobody assign to a plain attribute of a class with empty
-    # __slots__. Implementations have a slot of this name, which takes its place.
+    # __slots__. Implementations have a slot, or a class attribute, in its place.
     @on_data.setter
     @abstractmethod
     def on_data(self, callback: Callable[[], None] | None) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 from pingora_core.apps.app import ServerApp
@@ -166,26 +167,25 @@ class Service(base.Service, Generic[A]):
         """
         self.check()
         shutdown = context.shutdown
-
-        async def serve(stream: Stream) -> None:
-            await self._serve(stream, shutdown)
-
         try:
+            serve = partial(self._serve, shutdown)
             serving = self._serving = await self._listeners.serve(serve, context.fds)
+            # A subscription: the first thing that a shutdown does is to close the listeners.
+            forget = shutdown.subscribe(serving.close)
             try:
                 addresses = ", ".join(map(str, serving.addresses))
                 _logger.info("service %r listens on %s", self.name, addresses)
                 context.ready.notify_ready()
                 await shutdown.wait()
-                serving.close()
                 await serving.drain()
             finally:
+                forget()
                 serving.close()
                 await serving.cancel()
         finally:
             await self._app.cleanup()
 
-    async def _serve(self, stream: Stream, shutdown: ShutdownWatch) -> None:
+    async def _serve(self, shutdown: ShutdownWatch, stream: Stream) -> None:
         process = self._app.process_new
         current: Stream | None = stream
         try:

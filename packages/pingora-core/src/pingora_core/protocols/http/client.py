@@ -130,9 +130,21 @@ class ClientSession(ABC):
             Error: ``INVALID_HTTP_HEADER`` and the like when the response is malformed.
         """
 
-    @abstractmethod
     async def read_task(self) -> HttpTask:
-        """Wait for the next piece of the response.
+        """Return the next piece of the response, waiting for it if need be.
+
+        Returns:
+            The piece.
+
+        Raises:
+            Error: As :meth:`next_task` and :meth:`wait_task` do.
+        """
+        task = self.next_task()
+        return await self.wait_task() if task is None else task
+
+    @abstractmethod
+    async def wait_task(self) -> HttpTask:
+        """Wait for the next piece, after :meth:`next_task` has found none.
 
         Returns:
             The piece.

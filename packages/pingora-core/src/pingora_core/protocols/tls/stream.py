@@ -266,8 +266,7 @@ class TlsStream(RecordStream):
         if self._halted and self._failure is None:
             return
         self._halted = True
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._drop_deadline()
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(False)
@@ -294,6 +293,12 @@ class TlsStream(RecordStream):
         # It is at its end, so this does not wait; it raises if the end was a reset.
         await self._inner.fill(0.0)
         raise Error(ErrorType.CONNECTION_CLOSED, "TLS stream cut off without close_notify")
+
+    def _drop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            # It holds a method of this object: with it goes a circle of references.
+            self._deadline = None
 
     def _expired(self) -> None:
         waiter = self._waiter
@@ -332,8 +337,7 @@ class TlsStream(RecordStream):
         # Breaks the circle of references with the inner stream.
         self._inner.on_data = None
         self._inner.set_on_disconnect(None)
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._drop_deadline()
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(False)

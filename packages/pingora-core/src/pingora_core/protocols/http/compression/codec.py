@@ -22,7 +22,7 @@ from pingora_core.protocols.http.compression._encoders import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["MAX_DECODED_CHUNK", "Algorithm", "Coder", "new_decoder", "new_encoder"]
 
@@ -92,6 +92,18 @@ class Coder(Protocol):
         """
 
 
+_ENCODERS: Final[Mapping[Algorithm, Callable[[int], Coder]]] = {
+    Algorithm.GZIP: GzipEncoder,
+    Algorithm.BROTLI: BrotliEncoder,
+    Algorithm.ZSTD: ZstdEncoder,
+}
+_DECODERS: Final[Mapping[Algorithm, Callable[[int], Coder]]] = {
+    Algorithm.GZIP: GzipDecoder,
+    Algorithm.BROTLI: BrotliDecoder,
+    Algorithm.ZSTD: ZstdDecoder,
+}
+
+
 def new_encoder(algorithm: Algorithm, level: int) -> Coder:
     """Make an encoder.
 
@@ -109,14 +121,7 @@ def new_encoder(algorithm: Algorithm, level: int) -> Coder:
     if level < 1:
         msg = f"a compression level starts at 1, not {level}"
         raise ValueError(msg)
-    level = min(level, algorithm.max_level)
-    match algorithm:
-        case Algorithm.GZIP:
-            return GzipEncoder(level)
-        case Algorithm.BROTLI:
-            return BrotliEncoder(level)
-        case Algorithm.ZSTD:
-            return ZstdEncoder(level)
+    return _ENCODERS[algorithm](min(level, algorithm.max_level))
 
 
 def new_decoder(algorithm: Algorithm, *, max_output: int = MAX_DECODED_CHUNK) -> Coder:
@@ -141,10 +146,4 @@ def new_decoder(algorithm: Algorithm, *, max_output: int = MAX_DECODED_CHUNK) ->
     if max_output < 1:
         msg = f"the limit for decoded bytes is at least 1, not {max_output}"
         raise ValueError(msg)
-    match algorithm:
-        case Algorithm.GZIP:
-            return GzipDecoder(max_output)
-        case Algorithm.BROTLI:
-            return BrotliDecoder(max_output)
-        case Algorithm.ZSTD:
-            return ZstdDecoder(max_output)
+    return _DECODERS[algorithm](max_output)

@@ -88,6 +88,9 @@ class ResponseCompressionCtx:
         max_decoded: Bytes that one piece of a body may expand to.
         clock: The clock for ``get_info``, seconds.
 
+    Raises:
+        ValueError: If the level is negative or the limit below 1.
+
     Source: pingora-core/src/protocols/http/compression/mod.rs.
     """
 
@@ -119,6 +122,9 @@ class ResponseCompressionCtx:
         max_decoded: int = MAX_DECODED_CHUNK,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        if max_decoded < 1:
+            msg = f"the limit for decoded bytes is at least 1, not {max_decoded}"
+            raise ValueError(msg)
         self._levels: dict[Algorithm, int] = {}
         self._decompress: set[Algorithm] = set()
         self._preserve_etag: set[Algorithm] = set()

@@ -1,45 +1,40 @@
-"""The default engine: httptools, which is llhttp, the parser of Node.js."""
+"""The default engine: httptools, which is llhttp, the parser of Node.js.
+
+llhttp reads, and refuses, field sections. It is lenient where first lines are concerned (several
+spaces, other protocols) and knows a fixed list of methods; so the first line is split by us.
+"""
 
 from __future__ import annotations
 
-import re
-
 from httptools import (
     HttpParserError,
-    HttpParserInvalidMethodError,
     HttpParserUpgrade,
     HttpRequestParser,
     HttpResponseParser,
 )
 
-from pingora_error import Error, ErrorType, HTTPStatus
-from pingora_http import RequestHeader, ResponseHeader, Version
+from pingora_core.protocols.http.v1._start_line import (
+    split_request_line,
+    split_status_line,
+    substitute_request_line,
+)
+from pingora_error import Error, ErrorType
+from pingora_http import RequestHeader, ResponseHeader
 
 __all__ = ["HttptoolsParser"]
 
-_VERSIONS = {"1.1": Version.HTTP_11, "1.0": Version.HTTP_10}
-_METHOD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ")
-_OTHER_VERSION = re.compile(rb"[^\r\n]* HTTP/(?!1\.[01]\r\n)[0-9]\.[0-9]\r\n")
 
+class _Fields(list[tuple[bytes, bytes]]):
+    """The fields of one head, and the receiver that httptools calls for each.
 
-class _Sink:
-    """Where httptools puts the parts of one head."""
+    A list, so that there is no second object (2.0 instead of 2.2 us for 12 fields, 2026-11).
+    """
 
-    __slots__ = ("items", "reason", "target")
-
-    def __init__(self) -> None:
-        self.items: list[tuple[bytes, bytes]] = []
-        self.target = b""
-        self.reason = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
-
-    def on_status(self, reason: bytes) -> None:
-        self.reason += reason
+    __slots__ = ()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.items.append((name, value))
+        # llhttp leaves the white space behind a value.
+        self.append((name, value.rstrip(b" \t")))
 
 
 class HttptoolsParser:
@@ -59,28 +54,31 @@ class HttptoolsParser:
         Raises:
             Error: ``INVALID_HTTP_HEADER`` or ``HTTPStatus(505)``.
         """
-        sink = _Sink()
-        parser = HttpRequestParser(sink)
+        fields = _Fields()
         try:
-            parser.feed_data(head)
+            HttpRequestParser(fields).feed_data(head)
         except HttpParserUpgrade:
             pass
-        except HttpParserInvalidMethodError as error:
-            # llhttp knows a list of methods; a proxy passes every token on.
-            match = _METHOD.match(head)
-            if match is None:
-                raise _refusal(head, error) from error
-            method = match[1]
-            if method == b"GET":
-                raise _refusal(head, error) from error
-            header = self.parse_request(b"GET " + head[match.end() :])
-            header.raw_method = method
-            return header
         except HttpParserError as error:
-            raise _refusal(head, error) from error
-        return RequestHeader.from_wire(
-            parser.get_method(), sink.target, _version(parser.get_http_version()), sink.items
-        )
+            return self._parse_substitute(head, error)
+        method, target, version = split_request_line(head)
+        return RequestHeader.from_wire(method, target, version, fields)
+
+    def _parse_substitute(self, head: bytes, error: HttpParserError) -> RequestHeader:
+        try:
+            substitute = substitute_request_line(head)
+            if substitute is not None:
+                plain, method, version = substitute
+                request = self.parse_request(plain)
+                request.raw_method = method
+                request.version = version
+                return request
+        except Error as refusal:
+            # Why llhttp did not want it says less than what is wrong with it.
+            raise refusal from None
+        raise Error(
+            ErrorType.INVALID_HTTP_HEADER, f"malformed request header: {error}", cause=error
+        ) from error
 
     def parse_response(self, head: bytes) -> ResponseHeader:
         """Take a response head apart.
@@ -92,31 +90,16 @@ class HttptoolsParser:
             The head.
 
         Raises:
-            Error: ``INVALID_HTTP_HEADER``.
+            Error: ``INVALID_HTTP_HEADER`` or ``HTTPStatus(505)``.
         """
-        sink = _Sink()
-        parser = HttpResponseParser(sink)
+        fields = _Fields()
+        status, reason, version = split_status_line(head)
         try:
-            parser.feed_data(head)
+            HttpResponseParser(fields).feed_data(head)
         except HttpParserUpgrade:
             pass
         except HttpParserError as error:
             raise Error(
                 ErrorType.INVALID_HTTP_HEADER, f"malformed response header: {error}", cause=error
             ) from error
-        return ResponseHeader.from_wire(
-            parser.get_status_code(), sink.reason, _version(parser.get_http_version()), sink.items
-        )
-
-
-def _version(text: str) -> Version:
-    version = _VERSIONS.get(text)
-    if version is None:
-        raise Error(HTTPStatus(505), f"HTTP/{text} is not supported")
-    return version
-
-
-def _refusal(head: bytes, error: HttpParserError) -> Error:
-    if _OTHER_VERSION.match(head):
-        return Error(HTTPStatus(505), "another version than HTTP/1.0 and HTTP/1.1", cause=error)
-    return Error(ErrorType.INVALID_HTTP_HEADER, f"malformed request header: {error}", cause=error)
+        return ResponseHeader.from_wire(status, reason, version, fields)

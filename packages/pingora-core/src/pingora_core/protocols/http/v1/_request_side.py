@@ -82,11 +82,14 @@ class RequestSide(ServerSession):
     Attributes:
         stream: The connection.
         is_idle: True while nothing of a request has arrived, so that closing loses nothing.
+        is_refused: Whether the head could not be read or accepted, so that nobody knows what of
+            the request is still to come.
         last_request: Whether the connection closes after this exchange, whatever the client
             asks for.
     """
 
     is_idle = False
+    is_refused = False
     last_request = False
     _continue_pending = False
     _keepalive = False
@@ -181,9 +184,10 @@ class RequestSide(ServerSession):
                     return False
             self._accept_head(data, end)
         except Error as error:
+            self.is_refused = True
             if self.request is PLACEHOLDER:
                 self.request = placeholder_request()
-            raise error.as_down() from None
+            raise error.as_down() from error.cause
         return True
 
     async def _read_rest_of_head(self, data: bytes) -> tuple[bytes, int]:
@@ -203,7 +207,7 @@ class RequestSide(ServerSession):
             if end >= 0:
                 return data, end
             if data != b"\r":
-                check_incomplete_head(data, limits)
+                check_incomplete_head(data, limits, scanned)
             scanned = max(0, len(data) - 3)
             remaining = deadline - loop.time()
             if remaining <= 0:
@@ -260,7 +264,7 @@ class RequestSide(ServerSession):
         try:
             piece = body.feed(data)
         except Error as error:
-            raise error.as_down() from None
+            raise error.as_down() from error.cause
         if body.is_done:
             if body.excess:
                 self.stream.unread(body.excess)
@@ -297,7 +301,7 @@ class RequestSide(ServerSession):
                 if not more:
                     body.feed_eof()
             except Error as error:
-                raise error.as_down() from None
+                raise error.as_down() from error.cause
 
     def write_continue_response(self) -> None:
         """Tell the client to send the body (RFC 9110 section 10.1.1).
@@ -309,7 +313,7 @@ class RequestSide(ServerSession):
         try:
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         except Error as error:
-            raise error.as_down() from None
+            raise error.as_down() from error.cause
 
     async def read_upgraded(self) -> bytes:
         """Wait for raw bytes of the client after a 101.
@@ -323,7 +327,7 @@ class RequestSide(ServerSession):
         try:
             return await self.stream.read(None)
         except Error as error:
-            raise error.as_down() from None
+            raise error.as_down() from error.cause
 
     # ----------------------------------------------------------- retry buffer
 

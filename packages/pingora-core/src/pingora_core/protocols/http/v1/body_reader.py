@@ -4,11 +4,15 @@ Theory of operation: ``feed`` takes the bytes as they arrive and returns the pay
 What lies behind the end of the body is kept in ``excess``: it belongs to the next message. The
 chunked decoder is strict (RFC 9112 section 7.1): every CRLF is checked, bare CR and LF are
 refused, and what is not payload is bounded.
+
+``_left`` counts payload bytes that are known to follow: of the body, or of the chunk. While more
+of them are due than have arrived, a piece is nothing but payload and is passed on as it is.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from typing import Final
 
 from pingora_core.protocols.http.v1.framing import CHUNKED, UNTIL_CLOSE
@@ -16,38 +20,45 @@ from pingora_error import INVALID_CHUNK, INVALID_TRAILER_END, Error, ErrorType
 from pingora_http import HeaderMap
 from pingora_http.grammar import is_field_value, is_token
 
-__all__ = ["BodyReader"]
+__all__ = ["FORBIDDEN_TRAILERS", "BodyReader"]
 
 _MAX_CHUNK_LINE: Final = 8192
 _MAX_TRAILER_SIZE: Final = 65536
 _MAX_TRAILERS: Final = 256
-# Bytes of chunk lines and CRLFs that may exceed 16 per chunk plus the payload, before a body
-# counts as an attack by extensions (precedent: Go's internal/chunked.go).
+# Bytes of chunk lines that may exceed 16 per chunk plus twice the payload, before a body counts
+# as an attack by extensions (precedent: Go's net/http/internal/chunked.go).
 _MAX_OVERHEAD: Final = 16384
+_MAX_CHUNK: Final = (1 << 63) - 1
 
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
-# Fields that would change framing, routing or what was already decided (RFC 9110 section 6.5.1).
-_FORBIDDEN_TRAILERS: Final = frozenset(
-    {
-        b"authorization",
-        b"connection",
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-        b"cookie",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"set-cookie",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
+# chunk-size [ chunk-ext ]; possessive, so that a long line cannot be made to backtrack.
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_CHUNK_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,16}+)"
+    rb"(?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED)
+).fullmatch
+
+# A trailer section that holds one of these wants to change the framing or the routing of a
+# message that has already been framed and routed.
+_REFUSED_TRAILERS: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
+
+FORBIDDEN_TRAILERS: Final = _REFUSED_TRAILERS | {
+    b"authorization",
+    b"connection",
+    b"content-encoding",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"expect",
+    b"keep-alive",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"set-cookie",
+    b"te",
+    b"trailer",
+    b"upgrade",
+}
+"""Fields that mean nothing behind the body, or too much (RFC 9110 section 6.5.1)."""
 
 # What the chunked decoder waits for.
 _LINE, _DATA, _DATA_END, _TRAILERS = range(4)
@@ -64,7 +75,8 @@ class BodyReader:
     Attributes:
         is_done: Whether the end of the body was reached.
         excess: Bytes behind the end.
-        trailers: The trailer section of a chunked body that had one.
+        trailers: The trailer section of a chunked body that had one, without the fields that
+            may not be there.
         bytes_read: Payload bytes so far.
 
     Examples:
@@ -73,18 +85,18 @@ class BodyReader:
         (b'hel', b'lo')
         >>> reader.is_done, reader.excess
         (True, b'GET')
+
+    Source: pingora-core/src/protocols/http/v1/body.rs; RFC 9112 sections 6 and 7.1.
     """
 
     __slots__ = (
-        "_lines",
+        "_left",
+        "_length",
         "_max_chunk_line",
         "_max_trailer_size",
-        "_mode",
         "_overhead",
-        "_partial",
-        "_remaining",
+        "_pending",
         "_state",
-        "_trailer_size",
         "bytes_read",
         "excess",
         "is_done",
@@ -98,15 +110,13 @@ class BodyReader:
         max_chunk_line: int = _MAX_CHUNK_LINE,
         max_trailer_size: int = _MAX_TRAILER_SIZE,
     ) -> None:
-        self._mode = length
-        self._remaining = max(0, length)
+        self._length = length
+        self._left = sys.maxsize if length == UNTIL_CLOSE else max(0, length)
         self._max_chunk_line = max_chunk_line
         self._max_trailer_size = max_trailer_size
         self._state = _LINE
-        self._partial = b""
+        self._pending = b""
         self._overhead = 0
-        self._trailer_size = 0
-        self._lines: list[tuple[bytes, bytes]] = []
         self.is_done = length == 0
         self.excess = b""
         self.trailers: HeaderMap | None = None
@@ -119,24 +129,29 @@ class BodyReader:
             data: The bytes, in order.
 
         Returns:
-            The payload in them: ``data`` itself where it is nothing but payload.
+            The payload in them, maybe none: ``data`` itself where it is nothing but payload.
 
         Raises:
-            Error: ``INVALID_CHUNK`` or ``INVALID_TRAILER_END``.
+            Error: ``INVALID_CHUNK`` or ``INVALID_TRAILER_END``; the object is of no use then.
         """
-        if self.is_done:
+        size = len(data)
+        left = self._left
+        if size < left:
+            self._left = left - size
+        elif self.is_done:
             self.excess += data
             return b""
-        if self._mode == CHUNKED:
+        elif self._length == CHUNKED:
             data = self._feed_chunked(data)
-        elif self._mode != UNTIL_CLOSE:
-            remaining = self._remaining
-            if len(data) > remaining:
-                self.excess = data[remaining:]
-                data = data[:remaining]
-            self._remaining = remaining = remaining - len(data)
-            self.is_done = remaining == 0
-        self.bytes_read += len(data)
+            size = len(data)
+        else:
+            if size > left:
+                self.excess = data[left:]
+                data = data[:left]
+                size = left
+            self._left = 0
+            self.is_done = True
+        self.bytes_read += size
         return data
 
     def feed_eof(self) -> None:
@@ -145,7 +160,7 @@ class BodyReader:
         Raises:
             Error: ``CONNECTION_CLOSED`` when the body is not complete.
         """
-        if self._mode == UNTIL_CLOSE:
+        if self._length == UNTIL_CLOSE:
             self.is_done = True
         if not self.is_done:
             raise Error(
@@ -155,88 +170,101 @@ class BodyReader:
     # ---------------------------------------------------------------- chunked
 
     def _feed_chunked(self, data: bytes) -> bytes:
-        if self._partial:
-            data = self._partial + data
-            self._partial = b""
-        payload: list[bytes] = []
-        at = 0
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
         size = len(data)
-        while at < size and not self.is_done:
+        at = 0
+        payload: list[tuple[int, int]] = []
+        while at < size:
             state = self._state
             if state == _DATA:
-                end = min(at + self._remaining, size)
-                payload.append(data[at:end])
-                self._remaining -= end - at
+                end = min(at + self._left, size)
+                payload.append((at, end))
+                self._left -= end - at
                 at = end
-                if self._remaining == 0:
+                if self._left == 0:
                     self._state = _DATA_END
                 continue
-            if state == _DATA_END:
-                if data[at : at + 2] != b"\r\n":
-                    if data[at:] == b"\r":
-                        break
-                    raise Error(INVALID_CHUNK, "no CRLF behind the data of a chunk")
-                at += 2
-                self._state = _LINE
-                continue
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                self._check_partial(data[at:])
+            step = self._line(data, at) if state == _LINE else self._after_data(data, at)
+            if step == 0:
+                self._pending = data[at:]
                 break
-            if state == _LINE:
-                self._take_chunk_line(data[at:end])
-            else:
-                self._take_trailer_line(data[at:end])
-            at = end + 2
-        if self.is_done:
-            self.excess = data[at:]
-        elif at < size:
-            self._partial = data[at:]
-        return payload[0] if len(payload) == 1 else b"".join(payload)
+            at += step
+            if self.is_done:
+                self.excess = data[at:]
+                break
+        if len(payload) == 1:
+            start, end = payload[0]
+            return data[start:end]
+        view = memoryview(data)
+        return b"".join([view[start:end] for start, end in payload])
 
-    def _check_partial(self, line: bytes) -> None:
-        """Refuse a line that cannot become acceptable any more."""
-        if self._state == _LINE:
-            if len(line) > self._max_chunk_line:
-                raise Error(INVALID_CHUNK, "the line of a chunk is too long")
-            if b"\n" in line or b"\r" in line[:-1]:
-                raise Error(INVALID_CHUNK, "bare CR or LF in the line of a chunk")
-        else:
-            if self._trailer_size + len(line) > self._max_trailer_size:
-                raise Error(INVALID_TRAILER_END, "the trailer section is too large")
-            if b"\n" in line or b"\r" in line[:-1]:
-                raise Error(INVALID_TRAILER_END, "bare CR or LF in the trailer section")
+    def _after_data(self, data: bytes, at: int) -> int:
+        # Takes what follows the data of a chunk, or the last chunk. As the two below, returns
+        # how much that is, or 0 when it has not arrived whole.
+        if self._state == _TRAILERS:
+            return self._trailer_section(data, at)
+        if data.startswith(b"\r\n", at):
+            self._state = _LINE
+            return 2
+        if data[at:] != b"\r":
+            raise Error(INVALID_CHUNK, "no CRLF behind the data of a chunk")
+        return 0
 
-    def _take_chunk_line(self, line: bytes) -> None:
+    def _line(self, data: bytes, at: int) -> int:
+        # Takes the line before the data of a chunk.
+        end = data.find(b"\r\n", at)
+        line = data[at:end] if end >= 0 else data[at:]
         if len(line) > self._max_chunk_line:
             raise Error(INVALID_CHUNK, "the line of a chunk is too long")
+        if end < 0:
+            if b"\n" in line or b"\r" in line[:-1]:
+                raise Error(INVALID_CHUNK, "bare CR or LF in the line of a chunk")
+            return 0
         match = _CHUNK_LINE(line)
         if match is None:
             raise Error(INVALID_CHUNK, f"malformed chunk size {line[:40]!r}")
-        length = int(match[1], 16)
-        if length >= 1 << 63:
+        size = int(match[1], 16)
+        if size > _MAX_CHUNK:
             raise Error(INVALID_CHUNK, "a chunk is too large")
-        self._overhead = max(0, self._overhead + len(line) + 4 - 16 - 2 * length)
+        self._overhead = max(0, self._overhead + len(line) + 2 - 16 - 2 * size)
         if self._overhead > _MAX_OVERHEAD:
             raise Error(INVALID_CHUNK, "too much besides payload in the chunks")
-        if length:
-            self._remaining = length
-            self._state = _DATA
-        else:
-            self._state = _TRAILERS
+        self._left = size
+        self._state = _DATA if size else _TRAILERS
+        return end + 2 - at
 
-    def _take_trailer_line(self, line: bytes) -> None:
-        if not line:
+    def _trailer_section(self, data: bytes, at: int) -> int:
+        if data.startswith(b"\r\n", at):
             self.is_done = True
-            if self._lines:
-                self.trailers = HeaderMap.from_wire_items(self._lines)
-            return
-        self._trailer_size += len(line) + 2
-        if self._trailer_size > self._max_trailer_size or len(self._lines) >= _MAX_TRAILERS:
+            return 2
+        end = data.find(b"\r\n\r\n", at)
+        size = (end + 4 if end >= 0 else len(data)) - at
+        if size > self._max_trailer_size:
             raise Error(INVALID_TRAILER_END, "the trailer section is too large")
-        name, colon, value = line.partition(b":")
-        value = value.strip(b" \t")
-        if not colon or not is_token(name) or not is_field_value(value):
-            raise Error(INVALID_TRAILER_END, "malformed trailer field")
-        if name.lower() not in _FORBIDDEN_TRAILERS:
-            self._lines.append((name, value))
+        if end < 0:
+            pairs = data.count(b"\r\n", at)
+            returns = data.count(b"\r", at) - data.endswith(b"\r")
+            if data.count(b"\n", at) != pairs or returns != pairs:
+                raise Error(INVALID_TRAILER_END, "bare CR or LF in the trailer section")
+            return 0
+        self._take_trailers(data[at:end].split(b"\r\n"))
+        self.is_done = True
+        return size
+
+    def _take_trailers(self, lines: list[bytes]) -> None:
+        if len(lines) > _MAX_TRAILERS:
+            raise Error(INVALID_TRAILER_END, "too many trailer fields")
+        fields: list[tuple[bytes, bytes]] = []
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            if not colon or not is_token(name) or not is_field_value(value):
+                raise Error(INVALID_TRAILER_END, "malformed trailer field")
+            key = name.lower()
+            if key in _REFUSED_TRAILERS:
+                raise Error(INVALID_TRAILER_END, f"{key.decode('ascii')} in the trailer section")
+            if key not in FORBIDDEN_TRAILERS:
+                fields.append((name, value.strip(b" \t")))
+        if fields:
+            self.trailers = HeaderMap.from_wire_items(fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pingora_core.protocols.http.v1.body_reader import FORBIDDEN_TRAILERS
 from pingora_core.protocols.http.v1.framing import CHUNKED, UNTIL_CLOSE
 from pingora_error import PREMATURE_BODY_END, Error
 
@@ -28,12 +29,14 @@ class BodyWriter:
         >>> writer = BodyWriter(CHUNKED)
         >>> writer.encode(b"hello"), writer.finish()
         (b'5\r\nhello\r\n', b'0\r\n\r\n')
+
+    Source: pingora-core/src/protocols/http/v1/body.rs; RFC 9112 sections 6 and 7.1.
     """
 
-    __slots__ = ("_mode", "bytes_written", "has_overflowed", "is_done")
+    __slots__ = ("_length", "bytes_written", "has_overflowed", "is_done")
 
     def __init__(self, length: int) -> None:
-        self._mode = length
+        self._length = length
         self.bytes_written = 0
         self.is_done = False
         self.has_overflowed = False
@@ -42,29 +45,38 @@ class BodyWriter:
         """Encode a piece of payload.
 
         Args:
-            data: The piece, not empty: an empty chunk would end a chunked body.
+            data: The piece. Nothing is made of an empty one: an empty chunk would end the body.
 
         Returns:
             What goes on the wire: ``data`` itself unless the body is chunked. Bytes beyond the
             announced length are dropped.
+
+        Raises:
+            RuntimeError: After :meth:`finish`.
         """
-        mode = self._mode
-        if mode == CHUNKED:
-            self.bytes_written += len(data)
-            return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        if mode != UNTIL_CLOSE:
-            room = mode - self.bytes_written
-            if len(data) > room:
-                data = data[:room]
+        if self.is_done:
+            msg = "the body is finished"
+            raise RuntimeError(msg)
+        length = self._length
+        size = len(data)
+        if length == CHUNKED:
+            self.bytes_written += size
+            return b"%x\r\n%b\r\n" % (size, data) if data else b""
+        if length != UNTIL_CLOSE:
+            room = length - self.bytes_written
+            if size > room:
                 self.has_overflowed = True
-        self.bytes_written += len(data)
+                data = data[:room]
+                size = room
+        self.bytes_written += size
         return data
 
     def finish(self, trailers: HeaderMap | None = None) -> bytes:
-        """End the body.
+        """End the body. Ending it again does nothing.
 
         Args:
-            trailers: Fields for the trailer section of a chunked body; dropped otherwise.
+            trailers: Fields for the trailer section of a chunked body; dropped otherwise, and
+                so are those that may not be in one.
 
         Returns:
             What goes on the wire.
@@ -72,13 +84,18 @@ class BodyWriter:
         Raises:
             Error: ``PREMATURE_BODY_END`` when less was written than was announced.
         """
-        if self._mode > self.bytes_written:
+        if self.is_done:
+            return b""
+        if self._length > self.bytes_written:
             raise Error(
-                PREMATURE_BODY_END, f"{self.bytes_written} of {self._mode} bytes were written"
+                PREMATURE_BODY_END, f"{self.bytes_written} of {self._length} bytes were written"
             )
         self.is_done = True
-        if self._mode != CHUNKED:
+        if self._length != CHUNKED:
             return b""
         if trailers is None:
             return b"0\r\n\r\n"
+        if not trailers.keys_lower().isdisjoint(FORBIDDEN_TRAILERS):
+            trailers = trailers.copy()
+            trailers.remove_headers(FORBIDDEN_TRAILERS)
         return b"0\r\n%b\r\n" % trailers.to_h1_wire()

@@ -7,7 +7,6 @@ errors leave here with source Upstream, save the one given to ``fail``.
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING
 
 from pingora_core.protocols.http.client import ClientSession
@@ -27,10 +26,9 @@ from pingora_core.protocols.http.v1.parser import (
     DEFAULT_LIMITS,
     check_incomplete_head,
     find_head_end,
-    get_parser,
-    unfold,
+    loosen_response_head,
 )
-from pingora_error import Error, ErrorType, RetryType
+from pingora_error import Error, ErrorType, HTTPStatus, RetryType
 
 if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
@@ -41,17 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpSession"]
 
-_DEFAULT_OPTIONS = FramingOptions()
+_STRICT = FramingOptions()
 
 
-class _State(enum.Enum):
-    """What the next bytes of the upstream are."""
-
-    HEAD = enum.auto()
-    BODY = enum.auto()
-    TRAILERS = enum.auto()
-    UPGRADED = enum.auto()
-    DONE = enum.auto()
+# What the next bytes of the upstream are. Plain numbers: looking an enum's member up costs more
+# than the comparison, and there are several for each piece.
+_HEAD, _BODY, _TRAILERS, _UPGRADED, _DONE = range(5)
 
 
 class HttpSession(ClientSession):
@@ -59,7 +52,7 @@ class HttpSession(ClientSession):
 
     Args:
         stream: The connection; owned by the session until the connector takes it back.
-        parser: Engine for the response heads; the default engine when None.
+        parser: Engine for the response heads.
         limits: Limits on the response heads.
         options: Which strictness of the framing is loosened.
 
@@ -67,30 +60,33 @@ class HttpSession(ClientSession):
         stream: The connection.
     """
 
+    # A session is made for each exchange; most of them never change most of this.
+    _state = _HEAD
+    _scanned = 0
+    _method = b""
+    _expect_upgrade = False
+    _response: ResponseHeader | None = None
+    _remaining = -1
+    _reader: BodyReader | None = None
+    _writer: BodyWriter | None = None
+    _request_sent = False
+    _request_done = False
+    _keepalive = False
+    _received = 0
+    _failure: Error | None = None
+
     def __init__(
         self,
         stream: Stream,
         *,
-        parser: Http1Parser | None = None,
+        parser: Http1Parser,
         limits: HeadLimits = DEFAULT_LIMITS,
-        options: FramingOptions = _DEFAULT_OPTIONS,
+        options: FramingOptions = _STRICT,
     ) -> None:
         self.stream = stream
-        self._parser = parser or get_parser()
+        self._parser = parser
         self._limits = limits
         self._options = options
-        self._state = _State.HEAD
-        self._scanned = 0
-        self._method = b""
-        self._expect_upgrade = False
-        self._response: ResponseHeader | None = None
-        self._reader: BodyReader | None = None
-        self._writer: BodyWriter | None = None
-        self._request_sent = False
-        self._request_done = False
-        self._keepalive = False
-        self._received = 0
-        self._failure: Error | None = None
 
     # ------------------------------------------------------------------ about
 
@@ -122,7 +118,7 @@ class HttpSession(ClientSession):
     @property
     def response_done(self) -> bool:
         """Whether the whole response has been read."""
-        return self._state is _State.DONE
+        return self._state == _DONE
 
     @property
     def can_reuse(self) -> bool:
@@ -133,7 +129,7 @@ class HttpSession(ClientSession):
         """
         return (
             self._keepalive
-            and self._state is _State.DONE
+            and self._state == _DONE
             and self._request_done
             and self._failure is None
         )
@@ -162,7 +158,7 @@ class HttpSession(ClientSession):
             self.stream.write(header.to_wire())
         except Error as error:
             error.retry = RetryType.REUSED_ONLY
-            raise error.as_up() from None
+            raise error.as_up() from error.cause
         self._request_sent = True
         if length == 0:
             self._request_done = True
@@ -183,7 +179,7 @@ class HttpSession(ClientSession):
         try:
             self.stream.write(self._writer.encode(data))
         except Error as error:
-            raise error.as_up() from None
+            raise error.as_up() from error.cause
 
     def finish_request_body(self, trailers: HeaderMap | None = None) -> None:
         """End the request body.
@@ -202,7 +198,7 @@ class HttpSession(ClientSession):
             if last:
                 self.stream.write(last)
         except Error as error:
-            raise error.as_up() from None
+            raise error.as_up() from error.cause
         self._request_done = True
 
     def send_upgraded(self, data: bytes) -> None:
@@ -217,7 +213,7 @@ class HttpSession(ClientSession):
         try:
             self.stream.write(data)
         except Error as error:
-            raise error.as_up() from None
+            raise error.as_up() from error.cause
 
     def finish_upgraded(self) -> None:
         """Close the sending direction of an upgraded connection."""
@@ -237,7 +233,7 @@ class HttpSession(ClientSession):
         try:
             await self.stream.drain(self.write_timeout)
         except Error as error:
-            raise self._blame(error) from None
+            raise self._blame(error) from error.cause
 
     # ---------------------------------------------------------------- reading
 
@@ -252,22 +248,22 @@ class HttpSession(ClientSession):
         """
         state = self._state
         try:
-            if state is _State.BODY:
+            if state == _BODY:
                 return self._next_body()
-            if state is _State.HEAD:
+            if state == _HEAD:
                 return self._next_head()
         except Error as error:
-            raise self._blame(error) from None
-        if state is _State.TRAILERS:
-            self._state = _State.DONE
+            raise self._blame(error) from error.cause
+        if state == _TRAILERS:
+            self._state = _DONE
             return TrailerTask(None if self._reader is None else self._reader.trailers)
-        if state is _State.UPGRADED:
+        if state == _UPGRADED:
             data = self.stream.take()
             return UpgradedBodyTask(data, end=False) if data else None
         return BodyTask(None, end=True)
 
-    async def read_task(self) -> HttpTask:
-        """Wait for the next piece of the response.
+    async def wait_task(self) -> HttpTask:
+        """Wait for the next piece, after :meth:`next_task` has found none.
 
         Returns:
             The piece.
@@ -277,17 +273,17 @@ class HttpSession(ClientSession):
                 response malformed; or the error given to :meth:`fail`.
         """
         while True:
-            task = self.next_task()
-            if task is not None:
-                return task
             try:
                 more = await self.stream.fill(self.read_timeout)
             except Error as error:
-                if self._state is _State.HEAD and error.etype is not ErrorType.READ_TIMEDOUT:
+                if self._state == _HEAD and error.etype is not ErrorType.READ_TIMEDOUT:
                     self._mark_stale(error)
-                raise self._blame(error) from None
+                raise self._blame(error) from error.cause
             if not more:
                 return self._end_of_stream()
+            task = self.next_task()
+            if task is not None:
+                return task
 
     def _next_head(self) -> HttpTask | None:
         stream = self.stream
@@ -297,7 +293,7 @@ class HttpSession(ClientSession):
         end = find_head_end(data, self._scanned)
         if end < 0:
             stream.unread(data)
-            check_incomplete_head(data, self._limits)
+            check_incomplete_head(data, self._limits, self._scanned)
             self._scanned = max(0, len(data) - 3)
             return None
         self._scanned = 0
@@ -305,29 +301,32 @@ class HttpSession(ClientSession):
             stream.unread(data[end:])
             data = data[:end]
         options = self._options
-        if options.allow_obs_fold_in_response:
-            data = unfold(data)
+        if options is not _STRICT:
+            data = loosen_response_head(data, options)
         response = self._parser.parse_response(data)
         check_response_head(data, response, self._limits, options)
+        length = response_body_length(response, self._method, options)
         status = response.status
         if status < 200 and status != 101:
             return HeaderTask(response, end=False)
         self._response = response
         if status == 101 or (self._method == b"CONNECT" and status < 300):
             return self._switch(response)
-        length = response_body_length(response, self._method, options)
         self._keepalive = length != UNTIL_CLOSE and wants_keepalive(response)
         if length == 0:
             self._finish_response()
             return HeaderTask(response, end=True)
-        self._state = _State.BODY
-        self._reader = BodyReader(length)
+        self._state = _BODY
+        if length > 0:
+            self._remaining = length
+        else:
+            self._reader = BodyReader(length)
         return HeaderTask(response, end=False)
 
     def _switch(self, response: ResponseHeader) -> HttpTask:
         if not self._expect_upgrade:
             raise Error(ErrorType.INVALID_HTTP_HEADER, "101 to a request that did not ask for it")
-        self._state = _State.UPGRADED
+        self._state = _UPGRADED
         return HeaderTask(response, end=False)
 
     def _next_body(self) -> HttpTask | None:
@@ -335,7 +334,8 @@ class HttpSession(ClientSession):
         if not data:
             return None
         reader = self._reader
-        assert reader is not None
+        if reader is None:
+            return self._next_counted_body(data)
         payload = reader.feed(data)
         if payload:
             self._received += len(payload)
@@ -345,32 +345,53 @@ class HttpSession(ClientSession):
             self.stream.unread(reader.excess)
         if reader.trailers is not None:
             self._finish_response()
-            self._state = _State.TRAILERS
+            self._state = _TRAILERS
             return BodyTask(payload, end=False) if payload else self.next_task()
         self._finish_response()
         return BodyTask(payload, end=True)
 
+    def _next_counted_body(self, data: bytes) -> HttpTask:
+        # What BodyReader does, without one: most bodies have a length, and most of those have
+        # arrived whole.
+        remaining = self._remaining
+        size = len(data)
+        if size < remaining:
+            self._remaining = remaining - size
+            self._received += size
+            return BodyTask(data, end=False)
+        if size > remaining:
+            self.stream.unread(data[remaining:])
+            data = data[:remaining]
+        self._remaining = 0
+        self._received += remaining
+        self._finish_response()
+        return BodyTask(data, end=True)
+
     def _finish_response(self) -> None:
-        self._state = _State.DONE
+        self._state = _DONE
         if self.stream.buffered or self.stream.at_eof:
             # Bytes behind the end belong to no request: whatever they are, they must never be
             # taken for the answer to the next one.
             self._keepalive = False
 
     def _end_of_stream(self) -> HttpTask:
-        if self._state is _State.UPGRADED:
-            self._state = _State.DONE
+        if self._state == _UPGRADED:
+            self._state = _DONE
             return UpgradedBodyTask(None, end=True)
-        if self._state is _State.HEAD:
+        if self._state == _HEAD:
             error = Error.up(ErrorType.CONNECTION_CLOSED, "closed before the response header")
             self._mark_stale(error)
             raise error
-        assert self._reader is not None
         try:
+            if self._reader is None:
+                raise Error(
+                    ErrorType.CONNECTION_CLOSED,
+                    f"closed within the body, {self._remaining} bytes before its end",
+                )
             self._reader.feed_eof()
         except Error as error:
-            raise self._blame(error) from None
-        self._state = _State.DONE
+            raise self._blame(error) from error.cause
+        self._state = _DONE
         return BodyTask(None, end=True)
 
     def _mark_stale(self, error: Error) -> None:
@@ -380,7 +401,12 @@ class HttpSession(ClientSession):
             error.retry = RetryType.REUSED_ONLY
 
     def _blame(self, error: Error) -> Error:
-        return error if error is self._failure else error.as_up()
+        if error is self._failure:
+            return error
+        if isinstance(error.etype, HTTPStatus):
+            # The status is for the sender of a bad request; of a bad response it tells nothing.
+            error.etype = ErrorType.INVALID_HTTP_HEADER
+        return error.as_up()
 
     # ----------------------------------------------------------------- ending
 

@@ -8,14 +8,17 @@ without a source; the session knows on which side it is.
 from __future__ import annotations
 
 import re
+from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from pingora_core.protocols.http.v1.limits import FramingOptions
 from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import Version
-from pingora_http.grammar import VALUE_BYTES, TARGET_BYTES, TOKEN_BYTES
+from pingora_http.grammar import TOKEN_LOWER_BYTES, VALUE_BYTES, is_token
 
 if TYPE_CHECKING:
+    from collections.abc import KeysView
+
     from pingora_core.protocols.http.v1.limits import HeadLimits
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
 
@@ -38,18 +41,32 @@ CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
 # 2**63 - 1 has 19 digits; nobody sends more, and 64-bit peers behind us must agree.
-_MAX_LENGTH = (1 << 63) - 1
-_MAX_LENGTH_DIGITS = 19
+_MAX_LENGTH: Final = (1 << 63) - 1
+_MAX_LENGTH_DIGITS: Final = 19
 
-_CRLFS = b"\r\n" * 512
-# uri-host and port of RFC 3986 section 3.2, without user information.
-_HOST = re.compile(
-    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9\-._~]+)?\])(?::[0-9]*)?"
-).fullmatch
-_AUTHORITY_FORM = re.compile(
-    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
-).fullmatch
+_BAD: Final = ErrorType.INVALID_HTTP_HEADER
+_CRLF: Final = b"\r\n"
+# What every client sends; whatever else is a token is a method too.
+_METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"})
+_TARGET_BYTES: Final = bytes(range(0x21, 0x7F))
+
+_REQUEST_LINE_END = re.compile(rb" HTTP/1\.([0-9])\r\n").match
+_STATUS_LINE = re.compile(
+    rb"HTTP/1\.([0-9]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n"
+).match
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(?:[/?].*)?", re.IGNORECASE).fullmatch
+# uri-host and port of RFC 3986 section 3.2, without user information.
+_AUTHORITY = re.compile(
+    rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
+).fullmatch
+
+# Hosts that were found good: a proxy sees few, and each of them with every request.
+_good_hosts: set[bytes] = set()
+_MAX_GOOD_HOSTS: Final = 1024
+_MAX_CACHED_HOST_SIZE: Final = 256
+
+
+# ------------------------------------------------------------------------ checks
 
 
 def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -> None:
@@ -57,28 +74,37 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
 
     Args:
         raw: The head's bytes, from the request line on.
-        request: What an engine made of them. For a target in absolute form its Host is replaced
-            by the authority of the target (RFC 9112 section 3.2.2).
+        request: What an engine made of them. One thing is changed: when the target names the
+            host itself (absolute-form, ``CONNECT``), that host replaces the value of Host, so
+            that routing, cache keys and the upstream go by one and the same name (RFC 9112
+            section 3.2.2).
         limits: How large it may be.
 
     Raises:
         Error: ``INVALID_HTTP_HEADER``, or an ``HTTPStatus`` of 414, 431 or 501.
+
+    Source: RFC 9112 sections 2.2, 3, 5, 6.1 and 6.3.
     """
-    _check_bytes(raw, request, limits)
-    _check_target(request, limits)
-    keys = request.keys_lower()
-    if request.has_duplicates:
-        _refuse_repeated(request, (b"host", b"content-length"))
+    keys = _check_fields(raw, request, limits)
+    _check_request_line(raw, request, limits)
     host = request.get_raw(b"host")
     if host is None:
         if request.version is not Version.HTTP_10:
-            raise _bad("no Host in an HTTP/1.1 request")
-    elif _HOST(host) is None:
-        raise _bad("malformed Host")
-    if b"transfer-encoding" in keys:
-        _check_request_coding(request)
-    elif b"content-length" in keys and content_length(request) is None:
-        raise _bad("malformed Content-Length")
+            raise Error(_BAD, "no Host in an HTTP/1.1 request")
+    elif host not in _good_hosts:
+        _check_host(host)
+    if len(keys) != len(request.raw_items):
+        _refuse_repeated(request, b"host")
+    target = request.raw_target
+    if target[:1] != b"/" or request.raw_method == b"CONNECT":
+        _check_other_target(request)
+    elif b"#" in target:
+        raise Error(_BAD, "fragment in the request target")
+    if b"content-length" in keys or b"transfer-encoding" in keys:
+        length = request_body_length(request)
+        if length != 0 and request.raw_method == b"CONNECT":
+            # RFC 9110 section 9.3.6: it has none; some read one, some the tunnel's first bytes.
+            raise Error(_BAD, "body in a CONNECT request")
 
 
 def check_response_head(
@@ -87,125 +113,169 @@ def check_response_head(
     """Judge a response head.
 
     Args:
-        raw: The head's bytes, from the status line on.
+        raw: The head's bytes, from the status line on, as they were given to the engine.
         response: What an engine made of them.
         limits: How large it may be.
         options: Which strictness is loosened.
 
     Raises:
         Error: ``INVALID_HTTP_HEADER``.
+
+    Source: RFC 9112 sections 4, 5, 6.1 and 6.3.
     """
     try:
-        _check_bytes(raw, response, limits)
+        keys = _check_fields(raw, response, limits)
     except Error as error:
         if isinstance(error.etype, HTTPStatus):
             # A status answers a request; a response that is too large is just a bad one.
-            raise _bad(error.context) from None
+            raise Error(_BAD, error.context) from None
         raise
-    if not 100 <= response.status <= 599:
-        raise _bad(f"status {response.status} out of range")
-    keys = response.keys_lower()
+    status = response.status
+    if response.version is not Version.HTTP_11 or not (
+        100 <= status <= 599
+        and raw.startswith(b"HTTP/1.1 %d %b\r\n" % (status, response.raw_reason))
+    ):
+        _check_status_line(raw, response)
     if b"transfer-encoding" in keys:
         if b"content-length" in keys:
-            raise _bad("both Transfer-Encoding and Content-Length")
+            raise Error(_BAD, "both Transfer-Encoding and Content-Length")
         if response.version is Version.HTTP_10:
-            raise _bad("Transfer-Encoding in an HTTP/1.0 response")
-        if transfer_codings(response) != [b"chunked"]:
-            raise _bad("a transfer coding other than chunked")
-    elif b"content-length" in keys:
-        if options.allow_invalid_response_content_length:
-            return
-        if response.has_duplicates:
-            _refuse_repeated(response, (b"content-length",))
-        if content_length(response) is None:
-            raise _bad("malformed Content-Length")
+            raise Error(_BAD, "Transfer-Encoding in an HTTP/1.0 response")
+        if _transfer_codings(response) != [b"chunked"]:
+            raise Error(_BAD, "a transfer coding other than chunked")
+    elif b"content-length" in keys and not options.allow_invalid_response_content_length:
+        _check_content_length(response)
 
 
-def _check_bytes(raw: bytes, head: HeaderMap, limits: HeadLimits) -> None:
-    fields = len(head)
-    size = len(raw)
-    if size > limits.max_field_size:
-        if size > limits.max_head_size:
-            raise Error(HTTPStatus(431), "the header is too large")
-        if max(map(len, raw.split(b"\r\n")[1:])) > limits.max_field_size:
-            raise Error(HTTPStatus(431), "a header field is too large")
-    if fields > limits.max_fields:
+def _check_fields(
+    raw: bytes, head: RequestHeader | ResponseHeader, limits: HeadLimits
+) -> KeysView[bytes]:
+    # Judges what the two kinds of head have in common; returns the names in lower case.
+    count = len(head.raw_items)
+    if len(raw) > limits.max_field_size:
+        _check_sizes(raw, limits)
+    if count > limits.max_fields:
         raise Error(HTTPStatus(431), "too many header fields")
     # One CRLF for the first line, each field and the end, and nothing else that may not stand
-    # in a field: this finds control characters, bare CR, bare LF and line folding in one pass.
-    left = raw.translate(None, VALUE_BYTES)
-    if left != _CRLFS[: 2 * (fields + 2)]:
-        if fields + 2 > len(_CRLFS) // 2 and left == b"\r\n" * (fields + 2):
-            return
-        raise _bad("control character, bare CR or LF, or folded line in the header")
+    # in a field: this finds control characters, bare CR, bare LF and folded lines in one pass.
+    # (A bare CR and a later bare LF would look like a pair. Both engines refuse either.)
+    if raw.translate(None, VALUE_BYTES) != _CRLF * (count + 2):
+        raise Error(_BAD, "control character, bare CR or LF, or folded line in the header")
     keys = head.keys_lower()
-    if b"".join(keys).translate(None, TOKEN_BYTES) or b"" in keys:
-        raise _bad("malformed field name")
+    if b"".join(keys).translate(None, TOKEN_LOWER_BYTES) or b"" in keys:
+        raise Error(_BAD, "malformed field name")
+    return keys
 
 
-def _check_target(request: RequestHeader, limits: HeadLimits) -> None:
-    target = request.raw_target
-    method = request.raw_method
+def _check_sizes(raw: bytes, limits: HeadLimits) -> None:
+    if len(raw) > limits.max_head_size:
+        raise Error(HTTPStatus(431), "the header is too large")
+    lines = raw.split(_CRLF)
+    if max(map(len, lines[1:])) > limits.max_field_size:
+        raise Error(HTTPStatus(431), "a header field is too large")
+
+
+def _check_request_line(raw: bytes, request: RequestHeader, limits: HeadLimits) -> None:
+    method, target = request.raw_method, request.raw_target
     if len(target) > limits.max_target_size:
         raise Error(HTTPStatus(414), "the request target is too long")
-    if target.translate(None, TARGET_BYTES) or b"#" in target:
-        raise _bad("malformed request target")
-    if target[:1] == b"/":
-        if method == b"CONNECT":
-            raise _bad("CONNECT needs a target in authority form")
-        return
-    if method == b"CONNECT":
-        if _AUTHORITY_FORM(target) is None:
-            raise _bad("CONNECT needs a target in authority form")
+    minor = b"0" if request.version is Version.HTTP_10 else b"1"
+    line = b"%b %b HTTP/1.%b\r\n" % (method, target, minor)
+    if not raw.startswith(line):
+        # A minor version above ours counts as ours; anything else was read wrongly.
+        match = _REQUEST_LINE_END(raw, len(method) + len(target) + 1)
+        if match is None or match[1] == b"0" or not raw.startswith(b"%b %b " % (method, target)):
+            raise Error(_BAD, "malformed request line")
+    if method not in _METHODS and not is_token(method):
+        raise Error(_BAD, "malformed method")
+    if not target or target.translate(None, _TARGET_BYTES):
+        # RFC 3986 knows ASCII only, and both engines do.
+        raise Error(_BAD, "malformed request target")
+
+
+def _check_status_line(raw: bytes, response: ResponseHeader) -> None:
+    match = _STATUS_LINE(raw)
+    if (
+        match is None
+        or (match[1] == b"0") != (response.version is Version.HTTP_10)
+        or int(match[2]) != response.status
+        or (match[3] or b"") != response.raw_reason
+    ):
+        raise Error(_BAD, "malformed status line")
+
+
+def _check_other_target(request: RequestHeader) -> None:
+    # Judges a target that is not in origin-form (RFC 9112 section 3.2).
+    target = request.raw_target
+    if request.raw_method == b"CONNECT":
+        if not _check_host(target):
+            raise Error(_BAD, "CONNECT needs host and port")
+        _set_host(request, target)
         return
     if target == b"*":
-        if method != b"OPTIONS":
-            raise _bad("the target * is for OPTIONS only")
+        if request.raw_method != b"OPTIONS":
+            raise Error(_BAD, "the target * is for OPTIONS only")
         return
     match = _ABSOLUTE_FORM(target)
-    if match is None or _HOST(match[1]) is None:
-        raise _bad("malformed request target")
-    if b"host" in request.keys_lower() or request.version is Version.HTTP_10:
-        if request.has_duplicates:
-            _refuse_repeated(request, (b"host",))
-        request.insert_header(b"Host", match[1])
+    if match is None or b"#" in target:
+        raise Error(_BAD, "malformed request target")
+    _check_host(match[1])
+    _set_host(request, match[1])
 
 
-def _check_request_coding(request: RequestHeader) -> None:
-    if b"content-length" in request.keys_lower():
-        raise _bad("both Transfer-Encoding and Content-Length")
-    if request.version is Version.HTTP_10:
-        raise _bad("Transfer-Encoding in an HTTP/1.0 request")
-    codings = transfer_codings(request)
-    if codings == [b"chunked"]:
-        return
-    if codings[-1:] == [b"chunked"] and b"chunked" not in codings[:-1] and b"" not in codings:
-        # RFC 9112 section 6.1: 501 for a coding that is not understood.
-        raise Error(HTTPStatus(501), "a transfer coding other than chunked")
-    raise _bad("chunked is not the one and last transfer coding")
+def _set_host(request: RequestHeader, host: bytes) -> None:
+    if request.get_raw(b"host") != host:
+        request.insert_header(b"Host", host)
 
 
-def _refuse_repeated(head: HeaderMap, keys: tuple[bytes, ...]) -> None:
-    for key in keys:
-        if len(head.get_all_raw(key)) > 1:
-            raise _bad(f"repeated {key.decode('ascii')}")
+def _check_host(host: bytes) -> int:
+    # Judges host and port; returns the port, 0 if there is none.
+    match = _AUTHORITY(host)
+    if match is None:
+        raise Error(_BAD, "malformed host")
+    address, port = match.groups()
+    if address is not None:
+        try:
+            IPv6Address(address.decode("ascii"))
+        except AddressValueError:
+            raise Error(_BAD, "malformed host") from None
+    number = int(port) if port else 0
+    if number > 65535:
+        raise Error(_BAD, "malformed port")
+    if len(host) <= _MAX_CACHED_HOST_SIZE:
+        if len(_good_hosts) >= _MAX_GOOD_HOSTS:
+            _good_hosts.clear()
+        _good_hosts.add(host)
+    return number
 
 
-def _bad(why: str) -> Error:
-    return Error(ErrorType.INVALID_HTTP_HEADER, why)
+def _refuse_repeated(head: HeaderMap, key: bytes) -> None:
+    if len(head.get_all_raw(key)) > 1:
+        raise Error(_BAD, f"repeated {key.decode('ascii')}")
 
 
-# ------------------------------------------------------------------- what a head says
+def _check_content_length(head: HeaderMap) -> int:
+    _refuse_repeated(head, b"content-length")
+    length = content_length(head)
+    if length is None:
+        raise Error(_BAD, "malformed Content-Length")
+    return length
+
+
+# ------------------------------------------------------------- what a head says
 
 
 def content_length(head: HeaderMap) -> int | None:
     """Read Content-Length.
 
     Args:
-        head: A head that has the field.
+        head: A head.
 
     Returns:
-        The length in bytes; None when it is not a plain decimal number below 2**63.
+        The length in bytes; None when there is none, or the (first) one is not a plain decimal
+        number below 2**63.
+
+    Source: RFC 9110 section 8.6.
     """
     value = head.get_raw(b"content-length")
     if value is None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
@@ -214,15 +284,8 @@ def content_length(head: HeaderMap) -> int | None:
     return length if length <= _MAX_LENGTH else None
 
 
-def transfer_codings(head: HeaderMap) -> list[bytes]:
-    """Read Transfer-Encoding.
-
-    Args:
-        head: A head.
-
-    Returns:
-        The codings of all lines in order, lower case, parameters included.
-    """
+def _transfer_codings(head: HeaderMap) -> list[bytes]:
+    # The codings of all such fields in order, lower case, parameters included.
     joined = b",".join(head.get_all_raw(b"transfer-encoding"))
     return [coding.strip(b" \t").lower() for coding in joined.split(b",")]
 
@@ -234,41 +297,54 @@ def connection_tokens(head: HeaderMap) -> set[bytes]:
         head: A head.
 
     Returns:
-        The options of all lines, lower case.
+        The options of all such fields, lower case.
+
+    Source: RFC 9110 section 7.6.1.
     """
-    joined = b",".join(head.get_all_raw(b"connection")).lower()
+    values = head.get_all_raw(b"connection")
+    if len(values) == 1 and b"," not in values[0]:
+        return {values[0].lower()} if values[0] else set()
+    joined = b",".join(values).lower()
     return {token for part in joined.split(b",") if (token := part.strip(b" \t"))}
 
 
 def request_body_length(request: RequestHeader) -> int:
-    """Say how the body of a checked request is delimited (RFC 9112 section 6.3).
+    """Say how the body of a request is delimited.
+
+    The rules of RFC 9112 section 6.1 and 6.3 that let a recipient go on are not followed: a
+    request with both fields, or with Transfer-Encoding in HTTP/1.0, is refused.
 
     Args:
         request: The head.
 
     Returns:
-        A number of bytes, or ``CHUNKED``; a request without framing fields has no body.
+        A number of bytes, or ``CHUNKED``; a request without framing fields has no body, and is
+        never delimited by the close of the connection.
 
     Raises:
-        Error: ``INVALID_HTTP_HEADER`` when a program has made the fields contradict each other.
+        Error: ``INVALID_HTTP_HEADER`` when the fields are malformed or contradict each other;
+            ``HTTPStatus(501)`` for another coding before ``chunked``.
     """
     keys = request.keys_lower()
-    if b"transfer-encoding" in keys:
-        if b"content-length" in keys or transfer_codings(request) != [b"chunked"]:
-            raise _bad("contradicting framing fields")
+    if b"transfer-encoding" not in keys:
+        return _check_content_length(request) if b"content-length" in keys else 0
+    if b"content-length" in keys:
+        raise Error(_BAD, "both Transfer-Encoding and Content-Length")
+    if request.version is Version.HTTP_10:
+        raise Error(_BAD, "Transfer-Encoding in an HTTP/1.0 request")
+    codings = _transfer_codings(request)
+    if codings == [b"chunked"]:
         return CHUNKED
-    if b"content-length" not in keys:
-        return 0
-    length = content_length(request)
-    if length is None:
-        raise _bad("malformed Content-Length")
-    return length
+    if codings[-1] == b"chunked" and codings.count(b"chunked") == 1 and all(codings):
+        # RFC 9112 section 6.1: 501 for a coding that is not understood.
+        raise Error(HTTPStatus(501), "a transfer coding other than chunked")
+    raise Error(_BAD, "chunked is not the one and last transfer coding")
 
 
 def response_body_length(
     response: ResponseHeader, request_method: bytes, options: FramingOptions
 ) -> int:
-    """Say how the body of a checked response is delimited (RFC 9112 section 6.3).
+    """Say how the body of a checked response is delimited.
 
     Args:
         response: The head.
@@ -277,34 +353,39 @@ def response_body_length(
 
     Returns:
         A number of bytes, ``CHUNKED``, or ``UNTIL_CLOSE``.
+
+    Raises:
+        Error: ``INVALID_HTTP_HEADER`` when Content-Length is malformed.
+
+    Source: RFC 9112 section 6.3.
     """
     status = response.status
-    if request_method == b"HEAD" or status < 200 or status in {204, 304}:
+    if status < 200 or status in {204, 304} or request_method == b"HEAD":
+        return 0
+    if request_method == b"CONNECT" and status < 300:
         return 0
     keys = response.keys_lower()
     if b"transfer-encoding" in keys:
         return CHUNKED
     if b"content-length" not in keys:
         return UNTIL_CLOSE
-    if options.allow_invalid_response_content_length and (
-        response.has_duplicates and len(response.get_all_raw(b"content-length")) > 1
-    ):
+    if options.allow_invalid_response_content_length and content_length(response) is None:
         return UNTIL_CLOSE
-    length = content_length(response)
-    return UNTIL_CLOSE if length is None else length
+    return _check_content_length(response)
 
 
 def wants_keepalive(head: RequestHeader | ResponseHeader) -> bool:
-    """Say whether the sender of a head wants the connection to be kept (RFC 9112 section 9.3).
+    """Say whether the sender of a head wants the connection to be kept.
 
     Args:
         head: A head.
 
     Returns:
         In HTTP/1.1 unless it says ``close``, in HTTP/1.0 only if it says ``keep-alive``.
+
+    Source: RFC 9112 section 9.3.
     """
-    value = head.get_raw(b"connection")
-    if value is None:
+    if b"connection" not in head.keys_lower():
         return head.version is not Version.HTTP_10
     tokens = connection_tokens(head)
     if b"close" in tokens:
@@ -315,12 +396,16 @@ def wants_keepalive(head: RequestHeader | ResponseHeader) -> bool:
 def is_upgrade_request(request: RequestHeader) -> bool:
     """Say whether a request asks to leave HTTP: for another protocol, or for a tunnel.
 
+    It only asks: until the upstream has answered 101 (or 2xx to CONNECT), the connection goes
+    on speaking HTTP and the body is what ``request_body_length`` says.
+
     Args:
         request: The head.
 
     Returns:
-        True for CONNECT, and for an HTTP/1.1 request with Upgrade that Connection names, as RFC
-        9110 section 7.8 demands.
+        True for CONNECT, and for an HTTP/1.1 request with Upgrade that Connection names.
+
+    Source: RFC 9110 sections 7.8 and 9.3.6.
     """
     if request.raw_method == b"CONNECT":
         return True

@@ -40,6 +40,14 @@ logger = logging.getLogger(__name__)
 # copy costs more than the second buffer of a gathered write.
 _JOIN_LIMIT = 16384
 
+_KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+_CLOSE = b"Connection: close\r\n\r\n"
+_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive"})
+_FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
+# Looking an enum's member up costs as much as the rest of a comparison.
+_HTTP_10 = Version.HTTP_10
+_HTTP_11 = Version.HTTP_11
+
 
 class HttpSession(RequestSide):
     """One HTTP/1 exchange on a client's connection.
@@ -109,30 +117,29 @@ class HttpSession(RequestSide):
             logger.warning("a second response header (%d) was dropped", header.status)
             return
         status = header.status
-        if header.version is not Version.HTTP_11:
-            header.version = Version.HTTP_11
+        if header.version is not _HTTP_11:
+            header.version = _HTTP_11
         if status < 200:
             self._send_informational(header)
             return
         self._response = header
         if status < 300 and self.request.raw_method == b"CONNECT":
-            header.remove_headers((b"content-length", b"transfer-encoding"))
+            header.remove_headers(_FRAMING_FIELDS)
             self._upgraded = True
             self._write(header.to_wire())
             return
-        extra = self._decide_framing(header, end)
-        if b"connection" in header.keys_lower():
+        extra = self._decide_framing(header, end=end)
+        values = header.first_values()
+        if b"connection" in values:
             if b"close" in connection_tokens(header):
                 self._keepalive = False
-            header.remove_headers((b"connection", b"keep-alive"))
+            header.remove_headers(_CONNECTION_FIELDS)
         if self._body is not None and self.close_on_response_before_downstream_finish:
             self._keepalive = False
-        extra += (
-            b"Connection: keep-alive\r\n\r\n" if self._keepalive else b"Connection: close\r\n\r\n"
-        )
-        if header.get_raw(b"date") is None:
+        extra += _KEEP_ALIVE if self._keepalive else _CLOSE
+        if b"date" not in values:
             extra = b"Date: %b\r\n%b" % (format_http_date(time()), extra)
-        self._held = b"%b%b" % (header.to_wire()[:-2], extra)
+        self._held = header.to_wire()[:-2] + extra
         if self._response_done:
             self.flush()
 
@@ -143,51 +150,53 @@ class HttpSession(RequestSide):
             self._upgraded = True
             self._write(header.to_wire())
             return
-        if self.request.version is Version.HTTP_10:
+        if self.request.version is _HTTP_10:
             return  # RFC 9110 section 15.2: never to an HTTP/1.0 client
         asked = status == 100 and self.request.get_raw(b"expect") is not None
         if self.ignore_info_resp and not asked:
             return
         if status == 100:
             self._continue_pending = False
-        header.remove_headers((b"content-length", b"transfer-encoding"))
+        header.remove_headers(_FRAMING_FIELDS)
         self._write(header.to_wire())
 
-    def _decide_framing(self, header: ResponseHeader, end: bool) -> bytes:  # noqa: FBT001
-        """Choose how the body is delimited and return the field that says so, if one is due."""
-        keys = header.keys_lower()
+    def _decide_framing(self, header: ResponseHeader, *, end: bool) -> bytes:
+        # Chooses how the body is delimited; returns the field that says so, if one is due.
+        values = header.first_values()
         status = header.status
-        if status in {204, 304} or self.request.raw_method == b"HEAD":
+        if status == 204 or status == 304 or self.request.raw_method == b"HEAD":  # noqa: PLR1714 - a set would be slower
             self._response_done = True
             if status == 204:
-                header.remove_headers((b"content-length", b"transfer-encoding"))
+                header.remove_headers(_FRAMING_FIELDS)
             return b""
-        chunked = b"transfer-encoding" in keys
-        if not chunked and b"content-length" in keys:
-            length = content_length(header)
-            if length is None:
-                raise Error.down(ErrorType.INVALID_HTTP_HEADER, "malformed Content-Length to send")
-            if length == 0:
-                self._response_done = True
-            elif end:
-                raise Error.down(
-                    ErrorType.INVALID_HTTP_HEADER, "Content-Length promises a body, none follows"
-                )
-            else:
-                self._writer = BodyWriter(length)
+        if b"transfer-encoding" in values:
+            header.remove_headers(_FRAMING_FIELDS)
+        elif b"content-length" in values:
+            self._promise_length(header, end=end)
             return b""
-        if chunked:
-            header.remove_headers((b"content-length", b"transfer-encoding"))
         if end:
             self._response_done = True
             return b"Content-Length: 0\r\n"
-        if self.request.version is Version.HTTP_10:
+        if self.request.version is _HTTP_10:
             self._writer = BodyWriter(UNTIL_CLOSE)
             self._until_close = True
             self._keepalive = False
             return b""
         self._writer = BodyWriter(CHUNKED)
         return b"Transfer-Encoding: chunked\r\n"
+
+    def _promise_length(self, header: ResponseHeader, *, end: bool) -> None:
+        length = content_length(header)
+        if length is None or len(header.get_all_raw(b"content-length")) > 1:
+            raise Error.internal(ErrorType.INVALID_HTTP_HEADER, "malformed Content-Length to send")
+        if length == 0:
+            self._response_done = True
+        elif end:
+            raise Error.internal(
+                ErrorType.INVALID_HTTP_HEADER, "Content-Length promises a body, none follows"
+            )
+        else:
+            self._writer = BodyWriter(length)
 
     def send_response_body(self, data: bytes | None, *, end: bool = False) -> None:
         """Send a piece of the response body.
@@ -240,7 +249,7 @@ class HttpSession(RequestSide):
             last = writer.finish(trailers)
         except Error as error:
             # The promise is broken on our side of the exchange, not by the client.
-            raise error.as_in() from None
+            raise error.as_in() from error.cause
         self._response_done = True
         if self._held is not None:
             last = self._held + last
@@ -267,7 +276,7 @@ class HttpSession(RequestSide):
         try:
             self.stream.write(data)
         except Error as error:
-            raise error.as_down() from None
+            raise error.as_down() from error.cause
         self._unsent += len(data)
 
     @property
@@ -287,7 +296,7 @@ class HttpSession(RequestSide):
         try:
             await self.stream.drain(timeout)
         except Error as error:
-            raise error.as_down() from None
+            raise error.as_down() from error.cause
         self._unsent = 0
 
     # ----------------------------------------------------------------- ending

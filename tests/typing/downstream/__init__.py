@@ -1,0 +1,1 @@
+"""Programs of a user, one a package: ``tools/dev build`` runs and type-checks them on the wheels."""
