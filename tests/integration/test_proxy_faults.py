@@ -171,7 +171,7 @@ async def test_upstream_takes_no_more_of_the_body(origin: Origin) -> None:
     origin.open("end")
 
     assert ending.error is not None
-    assert ending.error.root_etype is ErrorType.WRITE_TIMEDOUT
+    assert ending.error.etype is ErrorType.WRITE_TIMEDOUT
     assert ending.error.esource is ErrorSource.UPSTREAM
 
 

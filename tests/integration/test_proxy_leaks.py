@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.proxy import RigProxy, RunningProxy
 from tests.support.wire import Truncated
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from pingora_error import Error
     from pingora_proxy import Session
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 _CLIENTS: Final = 16
 _REQUESTS: Final = 10_000
+
+
+@pytest.fixture(autouse=True)
+def _no_log() -> Iterator[None]:
+    """Without this, pytest keeps each record with its traceback, which would look like a leak."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class _Forgetful(RigProxy):

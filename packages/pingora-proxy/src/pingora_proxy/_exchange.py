@@ -63,24 +63,14 @@ class Exchange(Generic[CTX]):
         ctx: The user's context.
     """
 
-    __slots__ = (
-        "_app",
-        "_client_was_active",
-        "_compression",
-        "_ctx",
-        "_down",
-        "_filters_body",
-        "_is_watching",
-        "_modules",
-        "_overrides",
-        "_peer",
-        "_session",
-        "_up",
-        "_upgrade_task",
-        "_upgraded",
-        "_upload_error",
-        "_upload_task",
-    )
+    # One is made for each attempt; most of them never change most of this.
+    _compression: ResponseCompressionCtx | None = None
+    _upload_task: asyncio.Task[None] | None = None
+    _upgrade_task: asyncio.Task[None] | None = None
+    _upload_error: Error | None = None
+    _is_watching = False
+    _upgraded = False
+    _client_was_active = False
 
     def __init__(
         self,
@@ -99,14 +89,13 @@ class Exchange(Generic[CTX]):
         self._peer = peer
         self._ctx = ctx
         self._modules: HttpModuleCtx | None = session.active_modules
-        self._compression: ResponseCompressionCtx | None = None
+        self._filters_header = (
+            overrides.filters_response_header
+            or overrides.filters_body
+            or self._modules is not None
+            or session.req_header.raw_method == b"CONNECT"
+        )
         self._filters_body = overrides.filters_body or self._modules is not None
-        self._upload_task: asyncio.Task[None] | None = None
-        self._upgrade_task: asyncio.Task[None] | None = None
-        self._upload_error: Error | None = None
-        self._is_watching = False
-        self._upgraded = False
-        self._client_was_active = False
 
     async def run(self) -> None:
         """Send the request and relay the response to its end.
@@ -136,12 +125,13 @@ class Exchange(Generic[CTX]):
         session = self._session
         down = self._down
         request = make_upstream_request(down.request, upgrade=down.is_upgrade_request)
-        compression = session.active_upstream_compression
-        if compression is not None:
-            compression.request_filter(down.request)
         if self._overrides.upstream_request_filter:
             session.phase = "upstream_request_filter"
             await self._app.upstream_request_filter(session, request, self._ctx)
+        compression = session.active_upstream_compression
+        if compression is not None:
+            compression.request_filter(down.request)
+            self._filters_header = True
         has_body = not down.is_body_empty
         complete_framing(request, self._peer, has_body=has_body)
         session.phase = "send request"
@@ -230,7 +220,11 @@ class Exchange(Generic[CTX]):
                     down.send_response_body(task.data, end=end)
             elif isinstance(task, HeaderTask):
                 end = task.end
-                await self._relay_header(task.header, end=end)
+                if self._filters_header or task.header.status < 200:
+                    await self._relay_header(task.header, end=end)
+                else:
+                    clean_response(task.header)
+                    down.send_response_header(task.header, end=end)
             else:
                 end = await self._relay_other(task)
             if end:
@@ -247,7 +241,7 @@ class Exchange(Generic[CTX]):
             if self._upload_task is not None and not self._upload_task.done():
                 return  # it is the client's turn: an upload has deadlines of its own
         if self._upload_error is not None and error is not self._upload_error:
-            raise self._upload_error from error
+            raise self._upload_error from None
         raise error
 
     def _watch_client(self) -> None:
@@ -294,8 +288,11 @@ class Exchange(Generic[CTX]):
         if overrides.response_filter:
             session.phase = "response_filter"
             await self._app.response_filter(session, header, self._ctx)
-        if self._modules is not None and status >= 200:
-            await self._modules.response_header_filter(header, end)
+        modules = session.active_modules  # a filter may have asked for one only now
+        if modules is not None and status >= 200:
+            self._modules = modules
+            self._filters_body = True
+            await modules.response_header_filter(header, end)
         session.phase = "relay response"
         if status == 101 or self._down.request.raw_method == b"CONNECT":
             self._down.send_response_header(header, end=end)

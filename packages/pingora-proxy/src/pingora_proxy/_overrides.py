@@ -21,7 +21,9 @@ class Overrides:
         app: The user's object.
 
     Attributes:
+        acts_before_upstream: Whether any callback runs before an upstream is chosen.
         filters_body: Whether any callback sees pieces of the response body.
+        filters_response_header: Whether any callback sees response heads.
     """
 
     _NAMES = (
@@ -43,12 +45,14 @@ class Overrides:
         "upstream_response_trailer_filter",
     )
 
-    __slots__ = (*_NAMES, "filters_body")
+    __slots__ = (*_NAMES, "acts_before_upstream", "filters_body", "filters_response_header")
 
     connected_to_upstream: bool
     early_request_filter: bool
     fail_to_connect: bool
     filters_body: bool
+    filters_response_header: bool
+    acts_before_upstream: bool
     logging: bool
     on_connection_reuse: bool
     persist_connection_context: bool
@@ -68,4 +72,11 @@ class Overrides:
             mine = getattr(app, name)
             default = getattr(ProxyHttp, name)
             setattr(self, name, getattr(mine, "__func__", mine) is not default)
+        self.acts_before_upstream = (
+            self.on_connection_reuse
+            or self.early_request_filter
+            or self.request_filter
+            or self.proxy_upstream_filter
+        )
+        self.filters_response_header = self.upstream_response_filter or self.response_filter
         self.filters_body = self.response_body_filter or self.upstream_response_body_filter

@@ -96,25 +96,31 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if self._overrides.response_filter:
             self._filter_pages(own, ctx)
         if error is None:
-            error = await self._run(own, ctx)
+            try:
+                if not (self._acts_before_upstream(own) and await self._before_upstream(own, ctx)):
+                    await self._proxy_with_retries(own, ctx)
+            except Error as failure:
+                error = failure
+            except Exception as failure:  # noqa: BLE001 - a callback may raise anything
+                error = as_error(failure, own.phase)
         alive = True
         if error is None:
             session.flush()
         else:
             alive = await self._fail(own, error, ctx)
-        await self._log(own, error, ctx)
+        if self._overrides.logging:
+            await self._log(own, error, ctx)
         return alive and await self._finish(own, ctx)
 
-    async def _run(self, session: Session, ctx: CTX) -> Error | None:
-        try:
-            await self._run_phases(session, ctx)
-        except Error as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - a callback may raise anything
-            return as_error(error, session.phase)
-        return None
+    def _acts_before_upstream(self, session: Session) -> bool:
+        return (
+            self._overrides.acts_before_upstream
+            or session.active_modules is not None
+            or session.req_header.raw_method == b"CONNECT"
+        )
 
-    async def _run_phases(self, session: Session, ctx: CTX) -> None:
+    async def _before_upstream(self, session: Session, ctx: CTX) -> bool:
+        """Run the phases before an upstream is chosen; say whether they answered."""
         app = self.app
         overrides = self._overrides
         downstream = session.downstream_session
@@ -135,14 +141,14 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if overrides.request_filter:
             session.phase = "request_filter"
             if await app.request_filter(session, ctx):
-                return
+                return True
         if overrides.proxy_upstream_filter:
             session.phase = "proxy_upstream_filter"
             if not await app.proxy_upstream_filter(session, ctx):
                 if downstream.response_written is None:
                     await session.respond_error(502)
-                return
-        await self._proxy_with_retries(session, ctx)
+                return True
+        return False
 
     # --------------------------------------------------------------- attempts
 
@@ -256,8 +262,6 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         )
 
     async def _log(self, session: Session, error: Error | None, ctx: CTX) -> None:
-        if not self._overrides.logging:
-            return
         session.phase = "logging"
         try:
             await self.app.logging(session, error, ctx)

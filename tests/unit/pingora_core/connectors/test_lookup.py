@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import dns.asyncresolver
@@ -16,6 +18,7 @@ import pytest
 from pingora_core.connectors import CachingResolver, DnsLookup, LookupFailed, SystemLookup
 from pingora_core.connectors.lookup import order_addresses
 from pingora_core.protocols.address import InetAddress
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -193,8 +196,7 @@ async def test_a_cancelled_lookup_leaves_nothing_behind() -> None:
     """Its questions end with it."""
     async with dns_server() as server:
         task = asyncio.ensure_future(asking(server).lookup("a.test"))
-        while not server.questions:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: server.questions, "a question")
         task.cancel()
         await asyncio.wait([task])
 
@@ -288,10 +290,35 @@ async def test_the_system_lookup_asks_the_c_library() -> None:
     assert answer.ttl == 7.0
 
 
-async def test_the_system_lookup_fails_politely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty label is refused by the C library without asking anybody."""
-    with pytest.raises(LookupFailed) as caught:
-        await SystemLookup().lookup("nowhere.invalid")
+class CLibrary:
+    """Stands in for the event loop's way to the C library."""
+
+    def __init__(self, found: list[tuple[object, ...]]) -> None:
+        self.found = found
+
+    async def getaddrinfo(
+        self, host: str, port: int | None, **kind: int
+    ) -> list[tuple[object, ...]]:
+        if not self.found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ([], "not known"),
+        ([(socket.AF_INET6, 1, 6, "", ("fe80::1%eth0", 0, 0, 2))], "no address"),
+    ],
+)
+async def test_the_system_lookup_fails_politely(
+    monkeypatch: pytest.MonkeyPatch, found: list[tuple[object, ...]], reason: str
+) -> None:
+    """A missing name is a failure; so is one with link-local addresses only."""
+    stand_in = SimpleNamespace(get_running_loop=lambda: CLibrary(found))
+    monkeypatch.setattr("pingora_core.connectors.lookup.asyncio", stand_in)
+    with pytest.raises(LookupFailed, match=reason) as caught:
+        await SystemLookup().lookup("nowhere.test")
 
     assert caught.value.ttl == 5.0
 

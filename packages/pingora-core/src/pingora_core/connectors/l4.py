@@ -118,7 +118,8 @@ async def _connect_custom(address: PeerAddress, options: PeerOptions) -> Stream:
     try:
         return await options.custom_l4.connect(address)
     except OSError as error:
-        raise connect_error(error, address) from error
+        failure = connect_error(error, address)
+        raise failure from failure.cause
 
 
 async def _connect_one(
@@ -162,7 +163,8 @@ async def _connect_inet(
         await loop.sock_connect(sock, address.sockaddr)
     except OSError as error:
         sock.close()
-        raise connect_error(error, address) from error
+        failure = connect_error(error, address)
+        raise failure from failure.cause
     except BaseException:
         sock.close()
         raise
@@ -183,7 +185,8 @@ async def _connect_unix(address: UnixAddress, tracer: Tracer | None) -> Stream:
                 break
     except OSError as error:
         sock.close()
-        raise connect_error(error, address) from error
+        failure = connect_error(error, address)
+        raise failure from failure.cause
     except BaseException:
         sock.close()
         raise

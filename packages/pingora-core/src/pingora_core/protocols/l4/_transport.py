@@ -261,4 +261,5 @@ class TransportStream(Stream):
 
     def _describe_peer(self) -> str:
         digest = self.digest.socket_digest
-        return f"peer {digest.peer_addr}" if digest is not None else "peer unknown"
+        address = None if digest is None else digest.peer_addr
+        return "peer unknown" if address is None else f"peer {address}"

@@ -117,16 +117,18 @@ class VirtualTransport(asyncio.Transport):
         self._is_paused = False
         self._wants_eof = False
         self._closing = False
-        # Set when there will be no more callbacks but the last one.
+        # Set when there will be no more callbacks but the last one, and when that was called.
         self._is_over = False
+        self._is_finished = False
         self._cause: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Connect the stream and begin to read."""
         self._stream.connection_made(self)
-        self._spawn(self._read())
+        self._reader = self._spawn(self._read())
 
     # ---------------------------------------------------------------- reading
 
@@ -212,7 +214,6 @@ class VirtualTransport(asyncio.Transport):
         if self._wants_eof:
             self._wants_eof = False
             await self._socket.shutdown()
-            # Something may have been queued meanwhile only by closing, which queues nothing.
         self._writer = None
         if self._closing:
             self._end(None)
@@ -266,6 +267,9 @@ class VirtualTransport(asyncio.Transport):
 
     def _finish(self) -> None:
         # Only when the object's methods have all returned, so that nothing runs after close().
+        if self._is_finished:
+            return
+        self._is_finished = True
         try:
             self._socket.close()
         finally:

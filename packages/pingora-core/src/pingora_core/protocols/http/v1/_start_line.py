@@ -10,7 +10,10 @@ from pingora_http import Version
 
 __all__ = ["split_request_line", "split_status_line", "substitute_request_line"]
 
-_VERSIONS: Final = {b"HTTP/1.1": Version.HTTP_11, b"HTTP/1.0": Version.HTTP_10}
+# Bound here: looking a member up in its enum costs ten times as much.
+_HTTP_10: Final = Version.HTTP_10
+_HTTP_11: Final = Version.HTTP_11
+_VERSIONS: Final = {b"HTTP/1.1": _HTTP_11, b"HTTP/1.0": _HTTP_10}
 _VERSION = re.compile(rb"HTTP/([0-9])\.[0-9]").fullmatch
 _REQUEST_LINE = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n"
@@ -45,7 +48,7 @@ def _version(text: bytes) -> Version:
         raise Error(ErrorType.INVALID_HTTP_HEADER, "malformed HTTP version")
     if match[1] != b"1":
         raise Error(HTTPStatus(505), f"{text.decode('ascii')} is not spoken here")
-    return Version.HTTP_11
+    return _HTTP_11
 
 
 def split_request_line(head: bytes) -> tuple[bytes, bytes, Version]:
@@ -91,7 +94,7 @@ def substitute_request_line(head: bytes) -> tuple[bytes, bytes, Version] | None:
     plain = method if method == b"CONNECT" else b"GET"
     if plain == method and text in _VERSIONS:
         return None
-    minor = b"0" if version is Version.HTTP_10 else b"1"
+    minor = b"0" if version is _HTTP_10 else b"1"
     line = b"%b %b HTTP/1.%b\r\n" % (plain, target, minor)
     return line + head[match.end() :], method, version
 

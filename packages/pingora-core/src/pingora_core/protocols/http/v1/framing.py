@@ -8,13 +8,17 @@ without a source; the session knows on which side it is.
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Final
 
+from pingora_core.protocols.http.v1._target import (
+    check_host_once,
+    check_request_line,
+    check_special_target,
+)
 from pingora_core.protocols.http.v1.limits import FramingOptions
 from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import Version
-from pingora_http.grammar import TOKEN_LOWER_BYTES, VALUE_BYTES, is_token
+from pingora_http.grammar import TOKEN_LOWER_BYTES, VALUE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import KeysView
@@ -45,25 +49,14 @@ _MAX_LENGTH: Final = (1 << 63) - 1
 _MAX_LENGTH_DIGITS: Final = 19
 
 _BAD: Final = ErrorType.INVALID_HTTP_HEADER
+# Bound here: looking a member up in its enum costs ten times as much.
+_HTTP_10: Final = Version.HTTP_10
+_HTTP_11: Final = Version.HTTP_11
 _CRLF: Final = b"\r\n"
-# What every client sends; whatever else is a token is a method too.
-_METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"})
-_TARGET_BYTES: Final = bytes(range(0x21, 0x7F))
 
-_REQUEST_LINE_END = re.compile(rb" HTTP/1\.([0-9])\r\n").match
 _STATUS_LINE = re.compile(
     rb"HTTP/1\.([0-9]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n"
 ).match
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(?:[/?].*)?", re.IGNORECASE).fullmatch
-# uri-host and port of RFC 3986 section 3.2, without user information.
-_AUTHORITY = re.compile(
-    rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
-).fullmatch
-
-# Hosts that were found good: a proxy sees few, and each of them with every request.
-_good_hosts: set[bytes] = set()
-_MAX_GOOD_HOSTS: Final = 1024
-_MAX_CACHED_HOST_SIZE: Final = 256
 
 
 # ------------------------------------------------------------------------ checks
@@ -86,18 +79,17 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
     Source: RFC 9112 sections 2.2, 3, 5, 6.1 and 6.3.
     """
     keys = _check_fields(raw, request, limits)
-    _check_request_line(raw, request, limits)
+    check_request_line(raw, request, limits)
     host = request.get_raw(b"host")
-    if host is None:
-        if request.version is not Version.HTTP_10:
-            raise Error(_BAD, "no Host in an HTTP/1.1 request")
-    elif host not in _good_hosts:
-        _check_host(host)
-    if len(keys) != len(request.raw_items):
-        _refuse_repeated(request, b"host")
+    if host is not None:
+        check_host_once(host)
+        if len(keys) != len(request.raw_items):
+            _refuse_repeated(request, b"host")
+    elif request.version is not _HTTP_10:
+        raise Error(_BAD, "no Host in an HTTP/1.1 request")
     target = request.raw_target
     if target[:1] != b"/" or request.raw_method == b"CONNECT":
-        _check_other_target(request)
+        check_special_target(request)
     elif b"#" in target:
         raise Error(_BAD, "fragment in the request target")
     if b"content-length" in keys or b"transfer-encoding" in keys:
@@ -131,7 +123,7 @@ def check_response_head(
             raise Error(_BAD, error.context) from None
         raise
     status = response.status
-    if response.version is not Version.HTTP_11 or not (
+    if response.version is not _HTTP_11 or not (
         100 <= status <= 599
         and raw.startswith(b"HTTP/1.1 %d %b\r\n" % (status, response.raw_reason))
     ):
@@ -139,7 +131,7 @@ def check_response_head(
     if b"transfer-encoding" in keys:
         if b"content-length" in keys:
             raise Error(_BAD, "both Transfer-Encoding and Content-Length")
-        if response.version is Version.HTTP_10:
+        if response.version is _HTTP_10:
             raise Error(_BAD, "Transfer-Encoding in an HTTP/1.0 response")
         if _transfer_codings(response) != [b"chunked"]:
             raise Error(_BAD, "a transfer coding other than chunked")
@@ -175,78 +167,15 @@ def _check_sizes(raw: bytes, limits: HeadLimits) -> None:
         raise Error(HTTPStatus(431), "a header field is too large")
 
 
-def _check_request_line(raw: bytes, request: RequestHeader, limits: HeadLimits) -> None:
-    method, target = request.raw_method, request.raw_target
-    if len(target) > limits.max_target_size:
-        raise Error(HTTPStatus(414), "the request target is too long")
-    minor = b"0" if request.version is Version.HTTP_10 else b"1"
-    line = b"%b %b HTTP/1.%b\r\n" % (method, target, minor)
-    if not raw.startswith(line):
-        # A minor version above ours counts as ours; anything else was read wrongly.
-        match = _REQUEST_LINE_END(raw, len(method) + len(target) + 1)
-        if match is None or match[1] == b"0" or not raw.startswith(b"%b %b " % (method, target)):
-            raise Error(_BAD, "malformed request line")
-    if method not in _METHODS and not is_token(method):
-        raise Error(_BAD, "malformed method")
-    if not target or target.translate(None, _TARGET_BYTES):
-        # RFC 3986 knows ASCII only, and both engines do.
-        raise Error(_BAD, "malformed request target")
-
-
 def _check_status_line(raw: bytes, response: ResponseHeader) -> None:
     match = _STATUS_LINE(raw)
     if (
         match is None
-        or (match[1] == b"0") != (response.version is Version.HTTP_10)
+        or (match[1] == b"0") != (response.version is _HTTP_10)
         or int(match[2]) != response.status
         or (match[3] or b"") != response.raw_reason
     ):
         raise Error(_BAD, "malformed status line")
-
-
-def _check_other_target(request: RequestHeader) -> None:
-    # Judges a target that is not in origin-form (RFC 9112 section 3.2).
-    target = request.raw_target
-    if request.raw_method == b"CONNECT":
-        if not _check_host(target):
-            raise Error(_BAD, "CONNECT needs host and port")
-        _set_host(request, target)
-        return
-    if target == b"*":
-        if request.raw_method != b"OPTIONS":
-            raise Error(_BAD, "the target * is for OPTIONS only")
-        return
-    match = _ABSOLUTE_FORM(target)
-    if match is None or b"#" in target:
-        raise Error(_BAD, "malformed request target")
-    _check_host(match[1])
-    _set_host(request, match[1])
-
-
-def _set_host(request: RequestHeader, host: bytes) -> None:
-    if request.get_raw(b"host") != host:
-        request.insert_header(b"Host", host)
-
-
-def _check_host(host: bytes) -> int:
-    # Judges host and port; returns the port, 0 if there is none.
-    match = _AUTHORITY(host)
-    if match is None:
-        raise Error(_BAD, "malformed host")
-    address, port = match.groups()
-    if address is not None:
-        try:
-            IPv6Address(address.decode("ascii"))
-        except AddressValueError:
-            raise Error(_BAD, "malformed host") from None
-    number = int(port) if port else 0
-    if number > 65535:
-        raise Error(_BAD, "malformed port")
-    if len(host) <= _MAX_CACHED_HOST_SIZE:
-        if len(_good_hosts) >= _MAX_GOOD_HOSTS:
-            _good_hosts.clear()
-        _good_hosts.add(host)
-    return number
 
 
 def _refuse_repeated(head: HeaderMap, key: bytes) -> None:
@@ -330,7 +259,7 @@ def request_body_length(request: RequestHeader) -> int:
         return _check_content_length(request) if b"content-length" in keys else 0
     if b"content-length" in keys:
         raise Error(_BAD, "both Transfer-Encoding and Content-Length")
-    if request.version is Version.HTTP_10:
+    if request.version is _HTTP_10:
         raise Error(_BAD, "Transfer-Encoding in an HTTP/1.0 request")
     codings = _transfer_codings(request)
     if codings == [b"chunked"]:
@@ -386,11 +315,11 @@ def wants_keepalive(head: RequestHeader | ResponseHeader) -> bool:
     Source: RFC 9112 section 9.3.
     """
     if b"connection" not in head.keys_lower():
-        return head.version is not Version.HTTP_10
+        return head.version is not _HTTP_10
     tokens = connection_tokens(head)
     if b"close" in tokens:
         return False
-    return head.version is not Version.HTTP_10 or b"keep-alive" in tokens
+    return head.version is not _HTTP_10 or b"keep-alive" in tokens
 
 
 def is_upgrade_request(request: RequestHeader) -> bool:
@@ -409,6 +338,6 @@ def is_upgrade_request(request: RequestHeader) -> bool:
     """
     if request.raw_method == b"CONNECT":
         return True
-    if b"upgrade" not in request.keys_lower() or request.version is not Version.HTTP_11:
+    if b"upgrade" not in request.keys_lower() or request.version is not _HTTP_11:
         return False
     return b"upgrade" in connection_tokens(request)

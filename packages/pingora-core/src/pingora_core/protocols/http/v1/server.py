@@ -24,7 +24,7 @@ from pingora_core.protocols.http.v1.framing import (
     connection_tokens,
     content_length,
 )
-from pingora_error import Error, ErrorType
+from pingora_error import PREMATURE_BODY_END, Error, ErrorType
 from pingora_http import Version
 from pingora_http.date import format_http_date
 
@@ -59,6 +59,8 @@ class HttpSession(RequestSide):
 
     _response: ResponseHeader | None = None
     _writer: BodyWriter | None = None
+    _promised = -1
+    _sent = 0
     _response_done = False
     _upgraded = False
     _until_close = False
@@ -76,7 +78,7 @@ class HttpSession(RequestSide):
     @property
     def body_bytes_sent(self) -> int:
         """Payload bytes of the response sent so far."""
-        return 0 if self._writer is None else self._writer.bytes_written
+        return self._sent
 
     @property
     def is_upgraded(self) -> bool:
@@ -196,7 +198,7 @@ class HttpSession(RequestSide):
                 ErrorType.INVALID_HTTP_HEADER, "Content-Length promises a body, none follows"
             )
         else:
-            self._writer = BodyWriter(length)
+            self._promised = length
 
     def send_response_body(self, data: bytes | None, *, end: bool = False) -> None:
         """Send a piece of the response body.
@@ -209,13 +211,17 @@ class HttpSession(RequestSide):
             Error: ``WRITE_ERROR`` when the client is gone; ``PREMATURE_BODY_END`` when the body
                 ends before its Content-Length.
         """
-        writer = self._writer
-        if writer is None:
+        if self._response_done:
             if end:
                 self.flush()
             return
         if data:
-            out = writer.encode(data)
+            writer = self._writer
+            if writer is None:
+                out = data = self._keep_promise(data)
+            else:
+                out = writer.encode(data)
+            self._sent += len(data)
             held = self._held
             if held is None:
                 self._write(out)
@@ -229,27 +235,34 @@ class HttpSession(RequestSide):
         if end:
             self._end_body(None)
 
+    def _keep_promise(self, data: bytes) -> bytes:
+        # What BodyWriter does, without one: most responses have a length.
+        room = self._promised - self._sent
+        if len(data) <= room:
+            return data
+        logger.warning("%d bytes beyond Content-Length were dropped", len(data) - room)
+        return data[:room]
+
     def send_response_trailers(self, trailers: HeaderMap | None) -> None:
         """Send the trailer section and end the message.
 
         Args:
             trailers: The fields; dropped unless the body is chunked.
         """
-        if self._writer is None:
+        if self._response_done:
             self.flush()
         else:
             self._end_body(trailers)
 
     def _end_body(self, trailers: HeaderMap | None) -> None:
-        writer = self._writer
-        assert writer is not None
         if self._response_done:
             return
-        try:
-            last = writer.finish(trailers)
-        except Error as error:
+        if self._sent < self._promised:
             # The promise is broken on our side of the exchange, not by the client.
-            raise error.as_in() from error.cause
+            raise Error.internal(
+                PREMATURE_BODY_END, f"{self._sent} of {self._promised} bytes were written"
+            )
+        last = b"" if self._writer is None else self._writer.finish(trailers)
         self._response_done = True
         if self._held is not None:
             last = self._held + last

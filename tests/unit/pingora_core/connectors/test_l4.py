@@ -1,0 +1,565 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pingora_core.connectors import ConnectorOptions
+from pingora_core.connectors.l4 import connect_error
+from pingora_core.protocols.address import HostAddress, InetAddress
+from pingora_core.protocols.l4 import L4Stream
+from pingora_core.protocols.l4.sockopt import BindTo, TcpKeepalive
+from pingora_core.upstreams import HttpPeer, PeerOptions
+from pingora_error import Error, ErrorSource, ErrorType
+from tests.support.waiting import eventually
+from tests.unit.pingora_core.connectors.rig import (
+    Names,
+    connector,
+    full_backlog,
+    origin,
+    unused_port,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pingora_core.protocols.address import SocketAddress
+    from pingora_core.protocols.interfaces import Stream
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def exchange(stream: Stream) -> bytes:
+    """Send something and close once it came back."""
+    stream.write(b"ping")
+    data = await stream.read(5.0)
+    stream.close()
+    await stream.wait_closed()
+    return data
+
+
+async def fails(peer: HttpPeer, options: ConnectorOptions | None = None) -> Error:
+    """Connect in vain."""
+    async with connector(options) as transport:
+        with pytest.raises(Error) as caught:
+            await transport.new_stream(peer)
+    return caught.value
+
+
+# --------------------------------------------------------------------- success
+
+
+async def test_tcp() -> None:
+    """A connection to an address, with its times and addresses."""
+    async with origin() as server, connector() as transport:
+        stream = await transport.new_stream(HttpPeer(server.address))
+        digest = stream.digest
+
+        assert digest.socket_digest is not None
+        assert digest.socket_digest.peer_addr == InetAddress("127.0.0.1", server.port)
+        assert str(digest.socket_digest.local_addr) == "{}:{}".format(*server.clients[0])
+        assert len(digest.timing_digest) == 1
+        assert digest.ssl_digest is None
+        assert await exchange(stream) == b"ping"
+        assert transport.connected_count == 1
+
+
+async def test_unix(tmp_path: Path) -> None:
+    """The same over a Unix socket."""
+    path = str(tmp_path / "origin.sock")
+    async with origin(path=path) as server, connector() as transport:
+        stream = await transport.new_stream(HttpPeer(server.address))
+
+        assert await exchange(stream) == b"ping"
+
+
+async def test_a_name_is_looked_up() -> None:
+    """By the resolver, when connecting and not before."""
+    names = Names(**{"origin.test": ["127.0.0.1"]})
+    async with origin() as server, connector(resolver=names) as transport:
+        peer = HttpPeer(f"origin.test:{server.port}")
+        asked_before = list(names.asked)
+        stream = await transport.new_stream(peer)
+
+        assert asked_before == []
+        assert names.asked == ["origin.test"]
+        assert await exchange(stream) == b"ping"
+    assert names.is_closed
+
+
+async def test_localhost_with_the_default_resolver() -> None:
+    """What ships reaches this machine by name, whichever family the origin listens on."""
+    async with origin() as server, connector() as transport:
+        stream = await transport.new_stream(HttpPeer(f"localhost:{server.port}"))
+
+        assert await exchange(stream) == b"ping"
+
+
+async def test_addresses_are_tried_in_order() -> None:
+    """A name's second address serves when the first refuses."""
+    names = Names(both=["127.0.0.3", "127.0.0.1"])
+    async with origin() as server, connector(resolver=names) as transport:
+        stream = await transport.new_stream(HttpPeer(f"both:{server.port}"))
+
+        assert await exchange(stream) == b"ping"
+
+
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next() -> None:
+    """Each gets an equal share of the connection timeout."""
+    async with full_backlog() as silent:
+        host, _, port = silent.rpartition(":")
+        with socket.socket() as second:
+            second.bind(("127.0.0.5", int(port)))
+            second.listen()
+            names = Names(both=[host, "127.0.0.5"])
+            async with connector(resolver=names) as transport:
+                options = PeerOptions(connection_timeout=0.1)
+                stream = await transport.new_stream(HttpPeer(f"both:{port}", options=options))
+                assert stream.digest.socket_digest is not None
+                assert str(stream.digest.socket_digest.peer_addr) == f"127.0.0.5:{port}"
+                stream.abort()
+                await stream.wait_closed()
+
+
+# --------------------------------------------------------------------- failure
+
+
+async def test_conn_error_refused() -> None:
+    """Nobody listens: CONNECT_REFUSED from upstream."""
+    error = await fails(HttpPeer(f"127.0.0.1:{unused_port()}"))
+
+    assert error.etype is ErrorType.CONNECT_REFUSED
+    assert error.esource is ErrorSource.UPSTREAM
+    assert isinstance(error.root_cause, ConnectionRefusedError)
+
+
+async def test_conn_error_no_route() -> None:
+    """No way there: CONNECT_NO_ROUTE from upstream. TCP has no broadcast."""
+    error = await fails(HttpPeer("255.255.255.255:443"))
+
+    assert error.etype is ErrorType.CONNECT_NO_ROUTE
+    assert error.esource is ErrorSource.UPSTREAM
+
+
+async def test_conn_error_addr_not_avail() -> None:
+    """A source address that is not ours: INTERNAL_ERROR, because the peer has no part in it."""
+    options = PeerOptions(bind_to=BindTo(addr=InetAddress("203.0.113.2", 0)))
+    error = await fails(HttpPeer(f"127.0.0.1:{unused_port()}", options=options))
+
+    assert error.etype is ErrorType.INTERNAL_ERROR
+    assert error.esource is ErrorSource.INTERNAL
+    assert error.root_etype is ErrorType.BIND_ERROR
+
+
+@pytest.mark.parametrize(
+    ("code", "etype", "source"),
+    [
+        (errno.ECONNREFUSED, ErrorType.CONNECT_REFUSED, ErrorSource.UPSTREAM),
+        (errno.ETIMEDOUT, ErrorType.CONNECT_TIMEDOUT, ErrorSource.UPSTREAM),
+        (errno.ENETUNREACH, ErrorType.CONNECT_NO_ROUTE, ErrorSource.UPSTREAM),
+        (errno.EHOSTUNREACH, ErrorType.CONNECT_NO_ROUTE, ErrorSource.UPSTREAM),
+        (errno.ECONNRESET, ErrorType.CONNECT_ERROR, ErrorSource.UPSTREAM),
+        (errno.EADDRNOTAVAIL, ErrorType.INTERNAL_ERROR, ErrorSource.INTERNAL),
+        (errno.EACCES, ErrorType.INTERNAL_ERROR, ErrorSource.INTERNAL),
+        (errno.EADDRINUSE, ErrorType.INTERNAL_ERROR, ErrorSource.INTERNAL),
+    ],
+)
+def test_conn_error_other(code: int, etype: ErrorType, source: ErrorSource) -> None:
+    """Every refusal of the system has its type, and knows whose fault it is."""
+    cause = OSError(code, os.strerror(code))
+    error = connect_error(cause, InetAddress("192.0.2.1", 80))
+
+    assert (error.etype, error.esource) == (etype, source)
+    assert error.root_cause is cause
+    assert "192.0.2.1:80" in str(error)
+
+
+async def test_a_unix_socket_that_is_not_there(tmp_path: Path) -> None:
+    """CONNECT_ERROR, naming the path; CONNECT_REFUSED if only the listener has gone."""
+    path = tmp_path / "gone.sock"
+    missing = await fails(HttpPeer(f"unix:{path}"))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    stale = await fails(HttpPeer(f"unix:{path}"))
+
+    assert missing.etype is ErrorType.CONNECT_ERROR
+    assert str(path) in str(missing)
+    assert stale.etype is ErrorType.CONNECT_REFUSED
+
+
+async def test_an_unknown_name() -> None:
+    """The resolver's error is the error."""
+    async with connector(resolver=Names()) as transport:
+        with pytest.raises(Error, match="no nowhere") as caught:
+            await transport.new_stream(HttpPeer("nowhere:80"))
+
+    assert caught.value.etype is ErrorType.CONNECT_ERROR
+
+
+async def test_all_addresses_of_a_name_fail() -> None:
+    """The first failure is told, with how many were tried."""
+    names = Names(both=["127.0.0.1", "255.255.255.255"])
+    async with connector(resolver=names) as transport:
+        with pytest.raises(Error, match="2 addresses tried") as caught:
+            await transport.new_stream(HttpPeer(f"both:{unused_port()}"))
+
+    assert caught.value.etype is ErrorType.CONNECT_REFUSED
+
+
+async def test_conn_timeout() -> None:
+    """A listener that never answers: CONNECT_TIMEDOUT, in time."""
+    async with full_backlog() as silent:
+        started = time.monotonic()
+        options = PeerOptions(connection_timeout=0.03)
+        error = await fails(HttpPeer(silent, options=options))
+
+    assert error.etype is ErrorType.CONNECT_TIMEDOUT
+    assert error.esource is ErrorSource.UPSTREAM
+    assert 0.03 <= time.monotonic() - started < 2.0
+
+
+async def test_conn_timeout_of_a_unix_socket(tmp_path: Path) -> None:
+    """A full backlog is waited for, not taken for a connection."""
+    path = str(tmp_path / "full.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        options = PeerOptions(connection_timeout=0.03)
+        error = await fails(HttpPeer(f"unix:{path}", options=options))
+
+    assert error.etype is ErrorType.CONNECT_TIMEDOUT
+
+
+async def test_a_unix_backlog_that_drains_in_time(tmp_path: Path) -> None:
+    """The connection is made when there is room again."""
+    path = str(tmp_path / "full.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        async with connector() as transport:
+            task = asyncio.ensure_future(transport.new_stream(HttpPeer(f"unix:{path}")))
+            await asyncio.sleep(0.02)
+            assert not task.done()
+            listener.accept()[0].close()
+            stream = await task
+            stream.abort()
+            await stream.wait_closed()
+
+
+async def test_do_connect_with_total_timeout() -> None:
+    """The limit for everything together counts when it is the shorter one."""
+    async with full_backlog() as silent:
+        options = PeerOptions(connection_timeout=5, total_connection_timeout=0.03)
+        error = await fails(HttpPeer(silent, options=options))
+
+    assert error.etype is ErrorType.CONNECT_TIMEDOUT
+    assert "total" in error.context
+
+
+async def test_a_slow_lookup_counts_as_connecting() -> None:
+    """The connection timeout covers it."""
+
+    class Slow(Names):
+        async def resolve(self, host: str, port: int) -> list[InetAddress]:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    async with connector(resolver=Slow()) as transport:
+        peer = HttpPeer("slow:80", options=PeerOptions(connection_timeout=0.02))
+        with pytest.raises(Error) as caught:
+            await transport.new_stream(peer)
+
+    assert caught.value.etype is ErrorType.CONNECT_TIMEDOUT
+
+
+async def test_cancelling_closes_the_socket() -> None:
+    """Nothing is left of a connection that nobody waits for any more."""
+    async with full_backlog() as silent, connector() as transport:
+        task = asyncio.ensure_future(transport.new_stream(HttpPeer(silent)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert task.cancelled()
+
+
+async def test_running_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is this machine's trouble, and an Error like any other."""
+
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("pingora_core.connectors.l4.socket.socket", refuse)
+    async with connector() as transport:
+        with pytest.raises(Error) as caught:
+            await transport.new_stream(HttpPeer("127.0.0.1:80"))
+    monkeypatch.undo()
+
+    assert caught.value.etype is ErrorType.INTERNAL_ERROR
+    assert caught.value.esource is ErrorSource.INTERNAL
+
+
+# ------------------------------------------------------------------- where from
+
+
+async def test_bind_to() -> None:
+    """The origin sees the source address that the peer asks for."""
+    async with origin() as server, connector() as transport:
+        options = PeerOptions(bind_to=BindTo(addr=InetAddress("127.0.0.2", 0)))
+        stream = await transport.new_stream(HttpPeer(server.address, options=options))
+        await exchange(stream)
+
+        assert server.clients[0][0] == "127.0.0.2"
+
+
+async def test_the_connectors_sources_serve_peers_without_one() -> None:
+    """Any bind_to of a peer replaces them, even one without an address."""
+    options = ConnectorOptions(bind_to_v4=(InetAddress("127.0.0.3", 0),))
+    async with origin() as server, connector(options) as transport:
+        own = PeerOptions(bind_to=BindTo(addr=InetAddress("127.0.0.4", 0)))
+        none = PeerOptions(bind_to=BindTo())
+        for peer_options in (None, own, none):
+            stream = await transport.new_stream(HttpPeer(server.address, options=peer_options))
+            await exchange(stream)
+
+        assert [host for host, _ in server.clients] == ["127.0.0.3", "127.0.0.4", "127.0.0.1"]
+
+
+def knows_port_ranges() -> bool:
+    """Whether this kernel has IP_LOCAL_PORT_RANGE (Linux 6.3)."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, 51, (40000 | 40001 << 16).to_bytes(4, "little"))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not knows_port_ranges(), reason="IP_LOCAL_PORT_RANGE needs Linux 6.3")
+async def test_bind_to_port_range_on_connect() -> None:
+    """Ports come from the range; when they are used up it fails, or falls back if allowed."""
+    low = unused_port() | 1
+    async with origin() as server, connector() as transport:
+        source = InetAddress("127.0.0.6", 0)
+        bind = BindTo(addr=source, port_range=(low, low + 1))
+        streams = [
+            await transport.new_stream(HttpPeer(server.address, options=PeerOptions(bind_to=bind)))
+            for _ in range(2)
+        ]
+        assert {port for _, port in server.clients} == {low, low + 1}
+        with pytest.raises(Error) as caught:
+            await transport.new_stream(HttpPeer(server.address, options=PeerOptions(bind_to=bind)))
+        assert caught.value.root_etype is ErrorType.BIND_ERROR
+
+        lenient = BindTo(addr=source, port_range=(low, low + 1), fallback=True)
+        options = PeerOptions(bind_to=lenient)
+        streams.append(await transport.new_stream(HttpPeer(server.address, options=options)))
+        await eventually(lambda: server.connections == 3)
+        assert server.clients[2][0] == "127.0.0.6"
+        assert server.clients[2][1] not in {low, low + 1}
+        for stream in streams:
+            stream.abort()
+            await stream.wait_closed()
+
+
+async def test_a_kernel_without_port_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer is told, unless it allows to fall back."""
+
+    def refuse(sock: socket.socket, low: int, high: int) -> None:
+        raise Error(ErrorType.SOCKET_ERROR, "no such option")
+
+    monkeypatch.setattr("pingora_core.connectors.l4.sockopt.set_local_port_range", refuse)
+    async with origin() as server, connector() as transport:
+        strict = PeerOptions(bind_to=BindTo(port_range=(40000, 40001)))
+        with pytest.raises(Error) as caught:
+            await transport.new_stream(HttpPeer(server.address, options=strict))
+        assert caught.value.etype is ErrorType.INTERNAL_ERROR
+
+        lenient = PeerOptions(bind_to=BindTo(port_range=(40000, 40001), fallback=True))
+        stream = await transport.new_stream(HttpPeer(server.address, options=lenient))
+        assert await exchange(stream) == b"ping"
+
+
+# ------------------------------------------------------------------ the socket
+
+
+async def test_tweak_hook() -> None:
+    """It gets the socket before it connects, and what it sets holds."""
+    seen: list[int] = []
+
+    def tweak(sock: socket.socket) -> None:
+        with pytest.raises(OSError, match="not connected"):
+            sock.getpeername()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 3)
+        seen.append(sock.fileno())
+
+    async with origin() as server, connector() as transport:
+        options = PeerOptions(upstream_tcp_sock_tweak_hook=tweak)
+        stream = await transport.new_stream(HttpPeer(server.address, options=options))
+
+        assert seen == [stream.id]
+        assert option(stream, socket.SOL_SOCKET, socket.SO_PRIORITY) == 3
+        assert await exchange(stream) == b"ping"
+
+
+async def test_a_tweak_hook_that_fails() -> None:
+    """The connection is given up; its exception is the cause."""
+    problem = RuntimeError("no")
+
+    def tweak(sock: socket.socket) -> None:
+        raise problem
+
+    options = PeerOptions(upstream_tcp_sock_tweak_hook=tweak)
+    error = await fails(HttpPeer("127.0.0.1:1", options=options))
+
+    assert error.etype is ErrorType.INTERNAL_ERROR
+    assert error.root_cause is problem
+
+
+async def test_socket_options() -> None:
+    """Each option of the peer arrives at the socket."""
+    options = PeerOptions(
+        tcp_keepalive=TcpKeepalive(60, 5, 3),
+        tcp_recv_buf=65536,
+        dscp=10,
+        tcp_fast_open=True,
+    )
+    async with origin() as server, connector() as transport:
+        stream = await transport.new_stream(HttpPeer(server.address, options=options))
+        tcp = socket.IPPROTO_TCP
+
+        assert option(stream, tcp, socket.TCP_NODELAY) == 1
+        assert option(stream, tcp, socket.TCP_KEEPIDLE) == 60
+        assert option(stream, tcp, socket.TCP_KEEPINTVL) == 5
+        assert option(stream, tcp, socket.TCP_KEEPCNT) == 3
+        assert option(stream, socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 65536
+        assert option(stream, socket.IPPROTO_IP, socket.IP_TOS) == 40
+        assert await exchange(stream) == b"ping"
+
+
+def option(stream: Stream, level: int, name: int) -> int:
+    """Read a socket option of an open stream."""
+    with socket.socket(fileno=os.dup(stream.id)) as sock:
+        return sock.getsockopt(level, name)
+
+
+class Recorder:
+    """A tracer that keeps a diary."""
+
+    def __init__(self) -> None:
+        self.diary: list[str] = []
+
+    def on_connected(self) -> None:
+        self.diary.append("connected")
+
+    def on_disconnected(self) -> None:
+        self.diary.append("disconnected")
+
+
+async def test_the_tracer_sees_both_ends_of_a_connection() -> None:
+    """Once each, in that order; nothing for an attempt that failed."""
+    tracer = Recorder()
+    async with origin() as server, connector() as transport:
+        options = PeerOptions(tracer=tracer)
+        stream = await transport.new_stream(HttpPeer(server.address, options=options))
+        assert tracer.diary == ["connected"]
+        await exchange(stream)
+        assert tracer.diary == ["connected", "disconnected"]
+    await fails(HttpPeer(f"127.0.0.1:{unused_port()}", options=PeerOptions(tracer=tracer)))
+
+    assert tracer.diary == ["connected", "disconnected"]
+
+
+# ---------------------------------------------------------------- the user's way
+
+
+class Custom:
+    """A user's connector over a socket pair.
+
+    Attributes:
+        addresses: What it was asked for.
+        ends: The other ends.
+    """
+
+    def __init__(self, before: Callable[[], None] | None = None) -> None:
+        self.addresses: list[SocketAddress | HostAddress] = []
+        self.ends: list[socket.socket] = []
+        self._before = before
+
+    async def connect(self, address: SocketAddress | HostAddress) -> Stream:
+        self.addresses.append(address)
+        if self._before is not None:
+            self._before()
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        self.ends.append(theirs)
+        loop = asyncio.get_running_loop()
+        _, stream = await loop.create_unix_connection(lambda: L4Stream(loop), sock=ours)
+        return stream
+
+
+async def test_custom_connect() -> None:
+    """The user's code makes the connection, and gets names as they are."""
+    custom = Custom()
+    tracer = Recorder()
+    async with connector() as transport:
+        options = PeerOptions(custom_l4=custom, tracer=tracer)
+        peer = HttpPeer("somewhere:1", options=options)
+        stream = await transport.new_stream(peer)
+        custom.ends[0].sendall(b"hello")
+        assert await stream.read(5.0) == b"hello"
+        transport.release_stream(stream, peer.reuse_key())
+        assert transport.reused_stream(peer) is stream
+        stream.abort()
+        await stream.wait_closed()
+        custom.ends[0].close()
+
+    assert custom.addresses == [HostAddress("somewhere", 1)]
+    assert tracer.diary == ["connected"]
+
+
+async def test_custom_connect_that_fails() -> None:
+    """System errors are translated, errors of the framework pass."""
+    ours = Error.up(ErrorType.CONNECT_ERROR, "mine")
+
+    def refuse() -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    def late() -> None:
+        raise TimeoutError
+
+    def own() -> None:
+        raise ours
+
+    kinds: list[object] = []
+    for before in (refuse, late, own):
+        options = PeerOptions(custom_l4=Custom(before))
+        kinds.append((await fails(HttpPeer("127.0.0.1:1", options=options))).etype)
+
+    assert kinds == [
+        ErrorType.CONNECT_REFUSED,
+        ErrorType.CONNECT_TIMEDOUT,
+        ErrorType.CONNECT_ERROR,
+    ]
+
+
+async def test_custom_connect_has_the_same_deadline() -> None:
+    """It cannot hang either."""
+
+    class Hanging:
+        async def connect(self, address: SocketAddress | HostAddress) -> Stream:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    options = PeerOptions(custom_l4=Hanging(), connection_timeout=0.02)
+    error = await fails(HttpPeer("127.0.0.1:1", options=options))
+
+    assert error.etype is ErrorType.CONNECT_TIMEDOUT
