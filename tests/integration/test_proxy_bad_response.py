@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from pingora_core.conf import ServerConf
 from pingora_core.upstreams import HttpPeer
 from pingora_error import ErrorSource
 from tests.support.origin_steps import close, hang, read_body, send, sequence
@@ -90,6 +91,20 @@ async def test_bad_head(client: RawClient, origin: Origin, app: RigProxy, name: 
     assert ending.error.esource is ErrorSource.UPSTREAM
     await origin.all_closed()
     assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("name", BAD_HEADS)
+async def test_bad_head_with_the_reference_engine(origin: Origin, name: str) -> None:
+    """The other parser engine refuses the same heads."""
+    origin.handler = sequence(read_body, send(BAD_HEADS[name]), close)
+    conf = ServerConf(http1_parser="h11")
+    async with (
+        RunningProxy(RigProxy(origin), conf=conf) as proxy,
+        await proxy.connect() as client,
+    ):
+        response = await client.request("GET", "/")
+
+    assert (response.status, response.body) == (502, b"")
 
 
 @pytest.mark.parametrize("name", [name for name, wire in BAD_HEADS.items() if len(wire) < 200])

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.origin_steps import read_body, reply, sequence
-from tests.support.proxy import RigContext, RunningProxy
+from pingora_core.apps.http_app import HttpServerOptions
+from tests.support.origin_steps import read_body, reply, send, sequence
+from tests.support.proxy import RigProxy, RunningProxy
 from tests.support.wire import CHUNKED, UNTIL_CLOSE
 
 if TYPE_CHECKING:
     from tests.support.client import RawClient
     from tests.support.origin import Origin
-
-Proxy = RunningProxy[RigContext]
 
 
 async def test_close_delimited_response_becomes_chunked(client: RawClient) -> None:
@@ -87,6 +86,55 @@ async def test_bodiless_responses(
     assert (response.status, response.get("content-length")) == (status, length)
     assert response.get("connection") == "keep-alive"
     assert again.body == b"Hello World!\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "wire"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello"),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"),
+    ],
+    ids=["head length", "head chunked", "204", "304", "empty"],
+)
+async def test_body_that_must_not_be_there_poisons_nothing(
+    client: RawClient, origin: Origin, method: str, wire: bytes
+) -> None:
+    """A body where none may be is dropped with its connection; the next answer is the right one."""
+    origin.handler, rig_handler = sequence(read_body, send(wire)), origin.handler
+    first = await client.request(method, "/")
+    origin.handler = rig_handler
+    second = await client.request("GET", "/")
+
+    assert first.body == b""
+    assert (second.status, second.body) == (200, b"Hello World!\n")
+    assert second.get("x-conn-reuse") == "0"
+
+
+async def test_informational_head_with_framing_fields(client: RawClient, origin: Origin) -> None:
+    """A 1xx has no body whatever it says, and says nothing of one to the client."""
+    wire = b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n"
+    origin.handler = sequence(read_body, send(wire), reply(body=b"final"))
+    response = await client.request("GET", "/")
+
+    assert (response.status, response.body) in {(200, b"final"), (502, b"")}
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_requests_per_connection_may_be_limited(origin: Origin, limit: int) -> None:
+    """The last request that a connection may carry is told so."""
+    options = HttpServerOptions(keepalive_request_limit=limit)
+    async with (
+        RunningProxy(RigProxy(origin), server_options=options) as proxy,
+        await proxy.connect() as client,
+    ):
+        told = [(await client.request("GET", "/")).get("connection") for _ in range(limit)]
+        closed = await client.is_closed_by_server()
+
+    assert told == ["keep-alive"] * (limit - 1) + ["close"]
+    assert closed
 
 
 async def test_pipelined_requests_are_answered_in_order(client: RawClient, origin: Origin) -> None:

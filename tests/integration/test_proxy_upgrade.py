@@ -82,6 +82,39 @@ async def test_unasked_101_is_an_error(client: RawClient, origin: Origin) -> Non
     await origin.all_closed()
 
 
+async def test_101_with_a_length_is_still_raw(client: RawClient, origin: Origin) -> None:
+    """Framing fields in a 101 mean nothing and are not passed on."""
+    origin.handler = sequence(
+        send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+            b"Content-Length: 2\r\n\r\nhello"
+        ),
+        hang,
+    )
+    await client.send(b"GET / HTTP/1.1\r\n" + _UPGRADE + b"\r\n")
+    head, _ = await client.read_final_head()
+    if head.start_line.startswith("HTTP/1.1 101 "):
+        assert head.get("content-length") is None
+        assert await client.receive_exactly(5) == b"hello"
+    else:
+        assert head.start_line.startswith("HTTP/1.1 502 ")
+
+
+async def test_upgrade_to_cleartext_http2_is_not_forwarded(
+    client: RawClient, origin: Origin
+) -> None:
+    """A tunnel of HTTP/2 requests past all filters cannot be asked for (RFC 9113 section 3.1)."""
+    await client.send(
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
+    )
+    response = await client.read_response()
+
+    assert response.status == 200
+    assert origin.requests[0].get("upgrade") is None
+    assert origin.requests[0].get("http2-settings") is None
+
+
 @pytest.mark.parametrize(
     "end", ["client closes", "client resets", "origin closes", "origin resets"]
 )

@@ -25,6 +25,7 @@ from pingora_core.protocols.http.task import (
     UpgradedBodyTask,
 )
 from pingora_error import Error, ErrorSource, ErrorType
+from pingora_proxy._tunnel import UPGRADED_IDLE, Tunnel
 from pingora_proxy._upstream_request import clean_response, complete_framing, make_upstream_request
 from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
@@ -42,13 +43,6 @@ if TYPE_CHECKING:
     from pingora_proxy.session import Session
 
 __all__ = ["Exchange"]
-
-# How long an upgraded connection may be silent in both directions; long, because quiet
-# WebSockets are normal, but a peer that vanished without a FIN must not be kept for ever.
-_UPGRADED_IDLE = 3600.0
-# How long an upstream may go on sending after the client closed its direction of an upgraded
-# connection.
-_UPGRADED_LINGER = 10.0
 
 
 class Exchange(Generic[CTX]):
@@ -69,8 +63,7 @@ class Exchange(Generic[CTX]):
     _upgrade_task: asyncio.Task[None] | None = None
     _upload_error: Error | None = None
     _is_watching = False
-    _upgraded = False
-    _client_was_active = False
+    _tunnel: Tunnel | None = None
 
     def __init__(
         self,
@@ -78,6 +71,7 @@ class Exchange(Generic[CTX]):
         overrides: Overrides,
         session: Session,
         upstream: ClientSession,
+        *,
         peer: HttpPeer,
         ctx: CTX,
     ) -> None:
@@ -212,21 +206,19 @@ class Exchange(Generic[CTX]):
                     continue
             # The two kinds of which every response is made come first, and a coroutine is made
             # only for those who filter.
-            if isinstance(task, BodyTask):
+            if isinstance(task, BodyTask) and not self._filters_body:
                 end = task.end
-                if self._filters_body:
-                    await self._relay_body(task.data, end=end)
-                else:
-                    down.send_response_body(task.data, end=end)
-            elif isinstance(task, HeaderTask):
+                down.send_response_body(task.data, end=end)
+            elif (
+                isinstance(task, HeaderTask)
+                and not self._filters_header
+                and task.header.status >= 200
+            ):
                 end = task.end
-                if self._filters_header or task.header.status < 200:
-                    await self._relay_header(task.header, end=end)
-                else:
-                    clean_response(task.header)
-                    down.send_response_header(task.header, end=end)
+                clean_response(task.header)
+                down.send_response_header(task.header, end=end)
             else:
-                end = await self._relay_other(task)
+                end = await self._relay(task)
             if end:
                 return
             if down.needs_drain:
@@ -235,8 +227,7 @@ class Exchange(Generic[CTX]):
     def _judge_read_error(self, error: Error) -> None:
         """Raise what an error of the upstream means, or return to read on."""
         if error.etype is ErrorType.READ_TIMEDOUT:
-            if self._upgraded and self._client_was_active:
-                self._client_was_active = False
+            if self._tunnel is not None and self._tunnel.was_active():
                 return
             if self._upload_task is not None and not self._upload_task.done():
                 return  # it is the client's turn: an upload has deadlines of its own
@@ -254,9 +245,15 @@ class Exchange(Generic[CTX]):
             Error.down(ErrorType.CONNECTION_CLOSED, "the client closed before the response ended")
         )
 
-    async def _relay_other(self, task: HttpTask) -> bool:
-        """Relay a piece of a rarer kind; say whether it was the last."""
+    async def _relay(self, task: HttpTask) -> bool:
+        # Filters a piece and sends it; says whether it was the last.
         match task:
+            case BodyTask():
+                await self._relay_body(task.data, end=task.end)
+                return task.end
+            case HeaderTask():
+                await self._relay_header(task.header, end=task.end)
+                return task.end
             case UpgradedBodyTask():
                 if task.data:
                     self._down.send_upgraded(task.data)
@@ -267,8 +264,6 @@ class Exchange(Generic[CTX]):
                 await self._relay_body(None, end=True)
             case FailedTask():
                 raise task.error
-            case HeaderTask() | BodyTask():
-                raise AssertionError(task)
         return True
 
     async def _relay_header(self, header: ResponseHeader, *, end: bool) -> None:
@@ -313,6 +308,9 @@ class Exchange(Generic[CTX]):
         )
 
     async def _relay_body(self, data: bytes | None, *, end: bool) -> None:
+        if not self._filters_body:
+            self._down.send_response_body(data, end=end)
+            return
         data, delay = await self._filter_body(data, end=end)
         self._down.send_response_body(data, end=end)
         if delay > 0:
@@ -322,7 +320,7 @@ class Exchange(Generic[CTX]):
     async def _filter_body(
         self, data: bytes | None, *, end: bool, tail: bytes | None = None
     ) -> tuple[bytes | None, float]:
-        """Send a piece through all filters; ``tail`` joins it in front of the modules."""
+        # ``tail`` joins what the application makes of the piece, in front of the modules.
         overrides = self._overrides
         session = self._session
         delay = 0.0
@@ -381,29 +379,9 @@ class Exchange(Generic[CTX]):
     # ---------------------------------------------------------------- upgrade
 
     def _switch_protocols(self) -> None:
-        self._upgraded = True
-        self._up.read_timeout = _UPGRADED_IDLE
+        self._up.read_timeout = UPGRADED_IDLE
         self._down.watch_disconnect(None)
-        self._upgrade_task = asyncio.create_task(self._forward_upgraded(), name="upgraded")
-
-    async def _forward_upgraded(self) -> None:
-        """Send the client's raw bytes to the upstream; runs in a task of its own."""
-        down = self._down
-        up = self._up
-        try:
-            if self._upload_task is not None:
-                await asyncio.wait((self._upload_task,))
-                down.watch_disconnect(None)
-            while True:
-                data = await down.read_upgraded()
-                self._client_was_active = True
-                if not data:
-                    break
-                up.send_upgraded(data)
-                if up.needs_drain:
-                    await up.drain()
-            up.finish_upgraded()
-            await asyncio.sleep(_UPGRADED_LINGER)
-            up.fail(Error.down(ErrorType.CONNECTION_CLOSED, "the client closed its direction"))
-        except Error as error:
-            up.fail(error)
+        self._tunnel = Tunnel(self._down, self._up)
+        self._upgrade_task = asyncio.create_task(
+            self._tunnel.forward(after=self._upload_task), name="upgraded"
+        )

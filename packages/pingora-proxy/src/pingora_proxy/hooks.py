@@ -16,13 +16,14 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pingora_core.modules.compression import ResponseCompressionBuilder
-from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus
+from pingora_error import ErrorSource, ErrorType, HTTPStatus
 from pingora_proxy.outcome import FailToProxy
 
 if TYPE_CHECKING:
     from pingora_core.modules.module import HttpModules
     from pingora_core.protocols.digest import Digest
     from pingora_core.upstreams.peer import HttpPeer
+    from pingora_error import Error
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
     from pingora_proxy.outcome import BodyFilterResult
     from pingora_proxy.session import Session

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Generic
 
-from pingora_core.apps.http_app import HttpServerApp, HttpServerOptions
+from pingora_core.apps.http_app import HttpServerApp
 from pingora_core.connectors.http.connector import Connector
 from pingora_core.modules.module import HttpModules
 from pingora_error import Error, ErrorType, HTTPStatus, RetryType
@@ -23,6 +23,7 @@ from pingora_proxy.outcome import FailToProxy
 from pingora_proxy.session import Session
 
 if TYPE_CHECKING:
+    from pingora_core.apps.http_app import HttpServerOptions
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
@@ -120,7 +121,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         )
 
     async def _before_upstream(self, session: Session, ctx: CTX) -> bool:
-        """Run the phases before an upstream is chosen; say whether they answered."""
+        # The phases before an upstream is chosen; says whether one of them answered.
         app = self.app
         overrides = self._overrides
         downstream = session.downstream_session
@@ -191,7 +192,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             if self._overrides.connected_to_upstream:
                 session.phase = "connected_to_upstream"
                 await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
-            await Exchange(self.app, self._overrides, session, upstream, peer, ctx).run()
+            await Exchange(self.app, self._overrides, session, upstream, peer=peer, ctx=ctx).run()
         except Exception as error:  # noqa: BLE001 - a callback may raise anything
             phase = session.phase
             own = as_error(error, phase)
@@ -219,7 +220,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
     # ------------------------------------------------------------- the ending
 
     async def _fail(self, session: Session, error: Error, ctx: CTX) -> bool:
-        """Answer and log an error; say whether the response to it can be finished."""
+        # Answers and logs an error; says whether the response to it can be finished.
         downstream = session.downstream_session
         phase = session.phase
         truncated = downstream.response_written is not None
@@ -231,7 +232,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             session.set_page_filter(None)
             outcome = await self._plain_page(session, error)
         if not self.app.suppress_error_log(session, ctx, error):
-            self._log_error(session, error, outcome, phase, ctx)
+            self._log_error(session, error, outcome.error_code, ctx, phase=phase)
         if truncated or outcome.error_code == 0 or downstream.response_written is None:
             downstream.shutdown()
             return False
@@ -248,14 +249,17 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         return FailToProxy(error_code=code)
 
     def _log_error(
-        self, session: Session, error: Error, outcome: FailToProxy, phase: str, ctx: CTX
+        self, session: Session, error: Error, status: int, ctx: CTX, *, phase: str
     ) -> None:
-        if not logger.isEnabledFor(logging.ERROR):
+        # A client that went away is nobody's fault here, and common.
+        level = logging.ERROR if status else logging.INFO
+        if not logger.isEnabledFor(level):
             return
-        logger.error(
+        logger.log(
+            level,
             "Fail to proxy: %s, status: %d, retry: false, phase: %s, %s",
             error,
-            outcome.error_code,
+            status,
             phase,
             self.app.request_summary(session, ctx),
             exc_info=error.root_cause if error.root_etype is ErrorType.INTERNAL_ERROR else None,

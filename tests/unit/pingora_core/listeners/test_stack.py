@@ -500,6 +500,21 @@ async def test_an_endpoint_that_cannot_be_bound_stops_all() -> None:
         await connect(addresses[0])
 
 
+async def test_a_server_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the socket nor its place in the table."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError("no server")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_server", fail)
+    fds = ListenFds()
+
+    with pytest.raises(OSError, match="no server"):
+        await Listeners.tcp(ANY).serve(echo, fds)
+
+    assert len(fds) == 0
+
+
 async def test_two_services_may_share_an_address() -> None:
     """Both accept from the same socket; it listens until both have closed."""
     fds = ListenFds()

@@ -435,3 +435,13 @@ async def test_an_awaitable_that_ignores_the_timeout_keeps_its_result() -> None:
     assert result == "late"
     assert task is not None
     assert task.cancelling() == 0
+
+
+def test_timeout_without_a_task_is_refused() -> None:
+    """There is nothing to cancel."""
+    nothing = asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        timeout(1, nothing).send(None)
+
+    nothing.close()

@@ -94,7 +94,11 @@ class HttpServer(HttpServerApp):
         """
         self._modules.add_module(builder)
 
-    async def process_new_http(self, session: ServerSession, shutdown: ShutdownWatch) -> bool:
+    async def process_new_http(
+        self,
+        session: ServerSession,
+        shutdown: ShutdownWatch,  # noqa: ARG002 - the connection's loop heeds it
+    ) -> bool:
         """Serve one request.
 
         Args:
@@ -125,15 +129,15 @@ class HttpServer(HttpServerApp):
         response = await self.app.response(session)
         header = response.header
         body: bytes | None = response.body
-        if modules is None:
-            session.send_response_header(header, end=not body)
-            if body:
-                session.send_response_body(body, end=True)
-        else:
-            await modules.response_header_filter(header, not body)
-            session.send_response_header(header, end=not body)
-            if body:
-                session.send_response_body(modules.response_body_filter(body, True), end=True)
+        end = not body
+        if modules is not None:
+            await modules.response_header_filter(header, end)
+        session.send_response_header(header, end=end)
+        if not end:
+            end = True
+            if modules is not None:
+                body = modules.response_body_filter(body, end)
+            session.send_response_body(body, end=end)
         if session.needs_drain:
             await session.drain()
 

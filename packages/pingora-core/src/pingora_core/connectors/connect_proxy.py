@@ -68,21 +68,22 @@ def make_connect_request(peer: Peer, proxy: Proxy) -> RequestHeader:
     return request
 
 
-async def connect_through(stream: Stream, peer: Peer, proxy: Proxy) -> None:
+async def connect_through(stream: Stream, peer: Peer, request: RequestHeader) -> None:
     """Ask a proxy for a tunnel to a peer, within the peer's ``connection_timeout``.
 
     Args:
         stream: Connected to the proxy; leads to the peer afterwards. Left to the caller to close
             if this fails.
         peer: Where the tunnel should lead.
-        proxy: Whom to ask.
+        request: What `make_connect_request` made for it.
 
     Raises:
         Error: From upstream: ``CONNECT_TIMEDOUT``, or ``CONNECT_PROXY_FAILURE`` whose cause is a
             `ConnectProxyError` if the proxy has answered, or what broke the connection.
     """
-    request = make_connect_request(peer, proxy)
-    context = f"CONNECT to {peer.address} through {proxy.next_hop}"
+    context = f"CONNECT to {peer.address}" + (
+        f" through {peer.proxy.next_hop}" if peer.proxy else ""
+    )
     try:
         async with asyncio.timeout(peer.options.connection_timeout):
             stream.write(request.to_wire())

@@ -13,7 +13,6 @@ peer without one must be the host that was looked up or the IP address that was 
 from __future__ import annotations
 
 import os
-import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,11 @@ from pingora_core.protocols.address import HostAddress, InetAddress
 from pingora_core.protocols.tls.certificate import CaBundle, CertKey
 from pingora_core.protocols.tls.errors import reason_of
 from pingora_core.protocols.tls.stream import TlsStream
-from pingora_core.protocols.tls.verify import ReferenceIdentity, as_ip_address
+from pingora_core.protocols.tls.verify import (
+    ReferenceIdentity,
+    as_ip_address,
+    normalize_host_name,
+)
 from pingora_error import TLS_CONFIG_ERROR, Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
@@ -45,7 +48,6 @@ _MAX_CONTEXTS: Final = 64
 _PARTIAL_WRITE: Final = 1
 # OpenSSL's default preference with one key share instead of two.
 _ONE_KEYSHARE: Final = "X25519MLKEM768:X25519:P-256:X448:P-384:P-521"
-_SERVER_NAME: Final = re.compile(rb"[A-Za-z0-9._-]{1,253}")
 _CODE_NAMES: Final = {
     code: name.removeprefix("ERR_").replace("_", " ").lower()
     for name, code in vars(SSL.X509VerificationCodes).items()
@@ -89,30 +91,55 @@ class TlsConnector:
         self._keylog: IO[bytes] | None = _open_keylog() if options.debug_ssl_keylog else None
         self._contexts: OrderedDict[_ContextKey, SSL.Context] = OrderedDict()
 
-    async def handshake(self, stream: Stream, peer: Peer, *, alpn: AlpnOffer) -> TlsStream:
+    def prepare(self, peer: Peer, *, alpn: AlpnOffer) -> SSL.Connection:
+        """Get ready for a handshake, so that a mistake is found before anything is connected.
+
+        Args:
+            peer: The peer.
+            alpn: The protocols to offer.
+
+        Returns:
+            What `handshake` needs.
+
+        Raises:
+            Error: ``TLS_CONFIG_ERROR`` if the peer's options cannot be used or leave nothing to
+                verify it by.
+        """
+        try:
+            sni = _server_name(peer)
+            identity = _identity(peer, sni)
+        except ValueError as error:
+            raise Error(
+                TLS_CONFIG_ERROR,
+                f"{peer!r}: {error}",
+                source=ErrorSource.INTERNAL,
+                cause=error,
+            ) from error
+        connection = SSL.Connection(self._context(peer, alpn), None)
+        connection.set_connect_state()
+        connection.set_app_data(_Verification(identity))
+        if sni:
+            connection.set_tlsext_host_name(sni.encode("ascii"))
+        return connection
+
+    async def handshake(self, stream: Stream, peer: Peer, connection: SSL.Connection) -> TlsStream:
         """Do the handshake with a peer within its ``connection_timeout``.
 
         Args:
             stream: Connected to the peer; left to the caller to close if this fails.
             peer: The peer.
-            alpn: The protocols to offer.
+            connection: What `prepare` made for it.
 
         Returns:
             The encrypted stream, which owns the other one.
 
         Raises:
             Error: From upstream: ``CONNECT_TIMEDOUT``, ``INVALID_CERT`` or
-                ``TLS_HANDSHAKE_FAILURE``. ``TLS_CONFIG_ERROR`` if the peer's options cannot be
-                used or leave nothing to verify.
+                ``TLS_HANDSHAKE_FAILURE``; or what the user's hook raises.
         """
         options = peer.options
-        sni = _server_name(peer)
-        verification = _Verification(_identity(peer, sni))
-        connection = SSL.Connection(self._context(peer, alpn), None)
-        connection.set_connect_state()
-        connection.set_app_data(verification)
-        if sni and as_ip_address(sni) is None:
-            connection.set_tlsext_host_name(_to_wire(sni))
+        verification = connection.get_app_data()
+        assert isinstance(verification, _Verification)
         tls = TlsStream(stream, connection)
         try:
             await tls.handshake(options.connection_timeout)
@@ -188,19 +215,20 @@ class TlsConnector:
 
 
 def _server_name(peer: Peer) -> str:
-    if peer.sni:
-        return peer.sni.removesuffix(".")
-    return peer.address.host if isinstance(peer.address, HostAddress) else ""
+    """Find the name to ask for.
 
+    Args:
+        peer: The peer.
 
-def _to_wire(sni: str) -> bytes:
-    try:
-        wire = sni.encode("ascii" if sni.isascii() else "idna")
-    except UnicodeError:
-        wire = b""
-    if _SERVER_NAME.fullmatch(wire) is None:
-        raise Error(TLS_CONFIG_ERROR, f"SNI {sni!r} is no host name", source=ErrorSource.INTERNAL)
-    return wire
+    Returns:
+        The name in ASCII; empty for none, which is also so for an IP address (RFC 6066).
+
+    Raises:
+        ValueError: If it is no host name.
+    """
+    if not peer.sni:
+        return peer.address.host if isinstance(peer.address, HostAddress) else ""
+    return "" if as_ip_address(peer.sni) is not None else normalize_host_name(peer.sni)
 
 
 def _run_hook(hook: TlsHandshakeHook, tls: TlsStream) -> None:
@@ -230,20 +258,17 @@ def _identity(peer: Peer, sni: str) -> ReferenceIdentity | None:
         The identity; None if its name need not be verified.
 
     Raises:
-        Error: ``TLS_CONFIG_ERROR`` if there is nothing to verify it by.
+        ValueError: If there is nothing to verify it by.
     """
     options = peer.options
     if not (options.verify_cert and options.verify_hostname):
         return None
     address = peer.address
-    name = sni or (address.host if isinstance(address, InetAddress) else "")
+    name = sni or peer.sni or (address.host if isinstance(address, InetAddress) else "")
     identity = ReferenceIdentity.of(name, options.alternative_cn or "")
     if identity.is_empty:
-        raise Error(
-            TLS_CONFIG_ERROR,
-            f"{peer!r} has neither a name nor an IP address to verify; give it an SNI",
-            source=ErrorSource.INTERNAL,
-        )
+        msg = "there is neither a name nor an IP address to verify; give it an SNI"
+        raise ValueError(msg)
     return identity
 
 

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from pingora_core.connectors import l4
-from pingora_core.connectors.connect_proxy import connect_through
+from pingora_core.connectors.connect_proxy import connect_through, make_connect_request
 from pingora_core.connectors.dns import CachingResolver
 from pingora_core.connectors.lookup import DnsLookup
 from pingora_core.connectors.options import ConnectorOptions
@@ -212,6 +212,9 @@ class TransportConnector:
 
     async def _establish(self, peer: Peer, key: ReuseKey) -> Stream:
         proxy = peer.proxy
+        # What can be found wrong without the network is found before it is used.
+        request = None if proxy is None else make_connect_request(peer, proxy)
+        tls = self._tls.prepare(peer, alpn=self._offer(peer, key)) if peer.is_tls else None
         stream = await l4.connect(
             peer.address if proxy is None else proxy.next_hop,
             peer.options,
@@ -219,10 +222,10 @@ class TransportConnector:
             choose_bind=self._options.choose_bind,
         )
         try:
-            if proxy is not None:
-                await connect_through(stream, peer, proxy)
-            if peer.is_tls:
-                return await self._tls.handshake(stream, peer, alpn=self._offer(peer, key))
+            if request is not None:
+                await connect_through(stream, peer, request)
+            if tls is not None:
+                return await self._tls.handshake(stream, peer, tls)
         except Error:
             # Not aborted: an alert that tells the peer why may be on its way.
             stream.close()

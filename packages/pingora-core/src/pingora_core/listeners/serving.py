@@ -247,9 +247,9 @@ class ServingListeners:
             stream.close()
             await stream.wait_closed()
         except (Error, TimeoutError) as error:
-            _logger.warning("connection from %s: %s", _peer(accepted), error)
+            _logger.warning("connection from %s: %s", _client(endpoint, accepted), error)
         except Exception:
-            _logger.exception("connection from %s failed", _peer(accepted))
+            _logger.exception("connection from %s failed", _client(endpoint, accepted))
         finally:
             # Nothing happens if it is closed already.
             stream.abort()
@@ -266,6 +266,10 @@ class ServingListeners:
         if isinstance(address, TcpServerAddress) and address.options != NO_OPTIONS:
             stream.apply_options(address.options)
         return True
+
+
+def _client(endpoint: Endpoint, stream: L4Stream) -> str:
+    return str(_peer(stream) or f"a client of {endpoint.address.key}")
 
 
 def _peer(stream: L4Stream) -> InetAddress | None:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import weakref
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -270,6 +271,40 @@ async def test_writing_after_a_loss_is_an_error() -> None:
         assert drained.value.etype is ErrorType.WRITE_ERROR
 
 
+@pytest.mark.parametrize("discard_input", [False, True])
+async def test_ending_a_connection_that_was_just_reset(discard_input: bool) -> None:
+    """Before the loop has seen the reset, ending is an Error or nothing; closing is nothing."""
+    async with tcp_pair() as (stream, peer):
+        peer.reset()
+        time.sleep(0.005)  # noqa: ASYNC251 - it is in the kernel, the loop must not see it yet
+
+        if discard_input:
+            stream.close(discard_input=True)
+        else:
+            with suppress(Error):
+                stream.write_eof()
+
+        await stream.wait_closed()
+        assert stream.is_closed
+
+
+async def test_a_reset_with_a_full_buffer() -> None:
+    """No more is kept than the buffer may hold."""
+    async with tcp_pair(partial(L4Stream, read_buffer=4)) as (stream, peer):
+        await peer.send(b"12345")
+        await eventually(lambda: stream.buffered)
+        await peer.send(b"678")
+
+        stream.write(b"x")
+        peer.reset()
+        time.sleep(0.005)  # noqa: ASYNC251 - it is in the kernel when the next write meets it
+        stream.write(b"x")
+        stream.write(b"x")
+        await eventually(lambda: stream.is_closed)
+
+        assert stream.take() == b"12345"
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 async def test_every_kind_of_bytes_can_be_written(
     kind: type[bytes | bytearray | memoryview],
@@ -310,11 +345,15 @@ async def test_a_fast_sender_is_held_back() -> None:
 async def test_fill_goes_on_although_the_buffer_is_full() -> None:
     """Who asks for more than the buffer holds gets more: the limit is the asker's business."""
     async with tcp_pair(partial(L4Stream, read_buffer=1 * KIB)) as (stream, peer):
-        await peer.send(b"x" * 10 * KIB)
+        for _ in range(2):
+            await peer.send(b"x" * 2 * KIB)
+            await asyncio.sleep(0.005)
+        held = stream.buffered
 
-        data = await stream.peek(10 * KIB, timeout=5)
+        data = await stream.peek(4 * KIB, timeout=5)
 
-        assert len(data) == 10 * KIB
+        assert held == 2 * KIB
+        assert len(data) == 4 * KIB
 
 
 async def test_a_slow_reader_asks_for_a_drain() -> None:

@@ -8,7 +8,7 @@ from pingora_core.connectors.transport import TransportConnector
 from pingora_core.protocols.http.v1.client import HttpSession as Http1Session
 from pingora_core.protocols.http.v1.framing import FramingOptions
 from pingora_core.protocols.http.v1.parser import DEFAULT_LIMITS, get_parser
-from pingora_error import Error, ErrorType
+from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     from pingora_core.connectors.transport import ConnectorOptions
@@ -73,7 +73,8 @@ class Connector:
                 be spoken to in HTTP/2 only, which is not supported yet.
         """
         if peer.options.alpn.min_http_version > 1:
-            raise Error.up(ErrorType.H2_ERROR, "HTTP/2 upstreams are not supported yet")
+            msg = "HTTP/2 upstreams are not supported yet"
+            raise Error(ErrorType.H2_ERROR, msg, source=ErrorSource.UPSTREAM)
         return self._session(await self.transport.new_stream(peer), peer)
 
     async def get_http_session(self, peer: HttpPeer) -> tuple[ClientSession, bool]:

@@ -8,8 +8,9 @@ OpenSSL a wildcard needs two labels after it, so that none covers a top-level do
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography import x509
 
@@ -21,8 +22,12 @@ __all__ = [
     "ReferenceIdentity",
     "as_ip_address",
     "matches_dns_name",
+    "normalize_host_name",
     "replace_leftmost_underscore",
 ]
+
+# Underscores are in names of real servers, though never in those of certificates.
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -51,6 +56,9 @@ class ReferenceIdentity:
 
         Returns:
             The identity.
+
+        Raises:
+            ValueError: If one is neither.
         """
         dns_names: set[str] = set()
         ip_addresses: set[IPAddress] = set()
@@ -59,7 +67,7 @@ class ReferenceIdentity:
             if address is not None:
                 ip_addresses.add(address)
                 continue
-            host = name.removesuffix(".").lower()
+            host = normalize_host_name(name)
             dns_names.add(host)
             hyphened = replace_leftmost_underscore(host)
             if hyphened is not None:
@@ -138,6 +146,30 @@ def replace_leftmost_underscore(name: str) -> str | None:
     if "." not in rest or "_" not in label:
         return None
     return f"{label.replace('_', '-')}.{rest}"
+
+
+def normalize_host_name(name: str) -> str:
+    """Bring a host name into the form in which certificates have it.
+
+    Args:
+        name: As users write it.
+
+    Returns:
+        Lower case, ASCII (international labels in their ``xn--`` form), without a final dot.
+
+    Raises:
+        ValueError: If it is no host name.
+    """
+    host = name.removesuffix(".").lower()
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError:
+            host = ""
+    if _HOST_NAME.fullmatch(host) is None:
+        msg = f"{name!r} is no host name"
+        raise ValueError(msg)
+    return host
 
 
 def as_ip_address(text: str) -> IPAddress | None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pingora_core.protocols.http.client import ClientSession
 from pingora_core.protocols.http.task import BodyTask, HeaderTask, TrailerTask, UpgradedBodyTask
+from pingora_core.protocols.http.v1._send_side import SendSide
 from pingora_core.protocols.http.v1.body_reader import BodyReader
-from pingora_core.protocols.http.v1.body_writer import BodyWriter
 from pingora_core.protocols.http.v1.framing import (
     UNTIL_CLOSE,
     FramingOptions,
     check_response_head,
-    is_upgrade_request,
-    request_body_length,
     response_body_length,
     wants_keepalive,
 )
@@ -28,14 +25,14 @@ from pingora_core.protocols.http.v1.parser import (
     find_head_end,
     loosen_response_head,
 )
-from pingora_error import Error, ErrorType, HTTPStatus, RetryType
+from pingora_error import Error, ErrorType, RetryType
 
 if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.task import HttpTask
     from pingora_core.protocols.http.v1.parser import HeadLimits, Http1Parser
     from pingora_core.protocols.interfaces import Stream
-    from pingora_http import HeaderMap, RequestHeader, ResponseHeader
+    from pingora_http import ResponseHeader
 
 __all__ = ["HttpSession"]
 
@@ -47,7 +44,7 @@ _STRICT = FramingOptions()
 _HEAD, _BODY, _TRAILERS, _UPGRADED, _DONE = range(5)
 
 
-class HttpSession(ClientSession):
+class HttpSession(SendSide):
     """One HTTP/1 exchange on an upstream connection.
 
     Args:
@@ -63,17 +60,11 @@ class HttpSession(ClientSession):
     # A session is made for each exchange; most of them never change most of this.
     _state = _HEAD
     _scanned = 0
-    _method = b""
-    _expect_upgrade = False
     _response: ResponseHeader | None = None
     _remaining = -1
     _reader: BodyReader | None = None
-    _writer: BodyWriter | None = None
-    _request_sent = False
-    _request_done = False
     _keepalive = False
     _received = 0
-    _failure: Error | None = None
 
     def __init__(
         self,
@@ -83,7 +74,7 @@ class HttpSession(ClientSession):
         limits: HeadLimits = DEFAULT_LIMITS,
         options: FramingOptions = _STRICT,
     ) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self._parser = parser
         self._limits = limits
         self._options = options
@@ -111,11 +102,6 @@ class HttpSession(ClientSession):
         return self._received
 
     @property
-    def body_bytes_sent(self) -> int:
-        """Payload bytes of the request so far."""
-        return 0 if self._writer is None else self._writer.bytes_written
-
-    @property
     def response_done(self) -> bool:
         """Whether the whole response has been read."""
         return self._state == _DONE
@@ -133,107 +119,6 @@ class HttpSession(ClientSession):
             and self._request_done
             and self._failure is None
         )
-
-    # ---------------------------------------------------------------- sending
-
-    @property
-    def request_sent(self) -> bool:
-        """Whether anything of the request may have reached the upstream."""
-        return self._request_sent
-
-    def send_request_header(self, header: RequestHeader) -> None:
-        """Send the request head.
-
-        Args:
-            header: The head; its framing fields decide how the body is delimited.
-
-        Raises:
-            Error: ``WRITE_ERROR`` when the connection is gone, retryable when it was a reused
-                one; ``INVALID_HTTP_HEADER`` when the framing fields contradict each other.
-        """
-        length = request_body_length(header)
-        self._method = header.raw_method
-        self._expect_upgrade = is_upgrade_request(header)
-        try:
-            self.stream.write(header.to_wire())
-        except Error as error:
-            error.retry = RetryType.REUSED_ONLY
-            raise error.as_up() from error.cause
-        self._request_sent = True
-        if length == 0:
-            self._request_done = True
-        else:
-            self._writer = BodyWriter(length)
-
-    def send_request_body(self, data: bytes) -> None:
-        """Send a piece of the request body.
-
-        Args:
-            data: Payload bytes.
-
-        Raises:
-            Error: ``WRITE_ERROR`` when the connection is gone.
-        """
-        if self._writer is None or not data:
-            return
-        try:
-            self.stream.write(self._writer.encode(data))
-        except Error as error:
-            raise error.as_up() from error.cause
-
-    def finish_request_body(self, trailers: HeaderMap | None = None) -> None:
-        """End the request body.
-
-        Args:
-            trailers: Fields to send after a chunked body.
-
-        Raises:
-            Error: ``PREMATURE_BODY_END`` when less was sent than Content-Length promised.
-        """
-        if self._writer is None or self._request_done:
-            self._request_done = True
-            return
-        try:
-            last = self._writer.finish(trailers)
-            if last:
-                self.stream.write(last)
-        except Error as error:
-            raise error.as_up() from error.cause
-        self._request_done = True
-
-    def send_upgraded(self, data: bytes) -> None:
-        """Send raw bytes after a 101.
-
-        Args:
-            data: The bytes.
-
-        Raises:
-            Error: ``WRITE_ERROR`` when the connection is gone.
-        """
-        try:
-            self.stream.write(data)
-        except Error as error:
-            raise error.as_up() from error.cause
-
-    def finish_upgraded(self) -> None:
-        """Close the sending direction of an upgraded connection."""
-        self.stream.write_eof()
-
-    @property
-    def needs_drain(self) -> bool:
-        """Whether the send buffer is above its high-water mark."""
-        return self.stream.needs_drain
-
-    async def drain(self) -> None:
-        """Wait until the send buffer has room.
-
-        Raises:
-            Error: ``WRITE_TIMEDOUT`` or ``WRITE_ERROR``.
-        """
-        try:
-            await self.stream.drain(self.write_timeout)
-        except Error as error:
-            raise self._blame(error) from error.cause
 
     # ---------------------------------------------------------------- reading
 
@@ -400,25 +285,7 @@ class HttpSession(ClientSession):
         if error is not self._failure and not self.stream.buffered:
             error.retry = RetryType.REUSED_ONLY
 
-    def _blame(self, error: Error) -> Error:
-        if error is self._failure:
-            return error
-        if isinstance(error.etype, HTTPStatus):
-            # The status is for the sender of a bad request; of a bad response it tells nothing.
-            error.etype = ErrorType.INVALID_HTTP_HEADER
-        return error.as_up()
-
     # ----------------------------------------------------------------- ending
-
-    def fail(self, error: Error) -> None:
-        """Interrupt whoever waits for this session.
-
-        Args:
-            error: What the waiting call, and each later one, raises.
-        """
-        if self._failure is None:
-            self._failure = error
-            self.stream.fail(error)
 
     def shutdown(self) -> None:
         """Give the exchange up and close the connection at once."""

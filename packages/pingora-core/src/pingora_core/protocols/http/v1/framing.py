@@ -18,7 +18,7 @@ from pingora_core.protocols.http.v1._target import (
 from pingora_core.protocols.http.v1.limits import FramingOptions
 from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import Version
-from pingora_http.grammar import TOKEN_LOWER_BYTES, VALUE_BYTES
+from pingora_http.grammar import VALUE_BYTES, is_token
 
 if TYPE_CHECKING:
     from collections.abc import KeysView
@@ -49,7 +49,7 @@ _MAX_LENGTH: Final = (1 << 63) - 1
 _MAX_LENGTH_DIGITS: Final = 19
 
 _BAD: Final = ErrorType.INVALID_HTTP_HEADER
-# Bound here: looking a member up in its enum costs ten times as much.
+# Bound here: looking a member up in its enum costs 60 ns (2026-11).
 _HTTP_10: Final = Version.HTTP_10
 _HTTP_11: Final = Version.HTTP_11
 _CRLF: Final = b"\r\n"
@@ -57,6 +57,12 @@ _CRLF: Final = b"\r\n"
 _STATUS_LINE = re.compile(
     rb"HTTP/1\.([0-9]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n"
 ).match
+
+# Names that were found good: nearly all heads hold the same few dozen, and asking whether they
+# are known takes half the time of looking at them (0.2 us for 12 fields, 2026-11).
+_good_names: set[bytes] = set()
+_MAX_GOOD_NAMES: Final = 1024
+_MAX_CACHED_NAME_SIZE: Final = 64
 
 
 # ------------------------------------------------------------------------ checks
@@ -154,9 +160,19 @@ def _check_fields(
     if raw.translate(None, VALUE_BYTES) != _CRLF * (count + 2):
         raise Error(_BAD, "control character, bare CR or LF, or folded line in the header")
     keys = head.keys_lower()
-    if b"".join(keys).translate(None, TOKEN_LOWER_BYTES) or b"" in keys:
-        raise Error(_BAD, "malformed field name")
+    if not _good_names.issuperset(keys):
+        _check_names(keys)
     return keys
+
+
+def _check_names(keys: KeysView[bytes]) -> None:
+    for name in keys - _good_names:
+        if not is_token(name):
+            raise Error(_BAD, "malformed field name")
+        if len(name) <= _MAX_CACHED_NAME_SIZE:
+            if len(_good_names) >= _MAX_GOOD_NAMES:
+                _good_names.clear()
+            _good_names.add(name)
 
 
 def _check_sizes(raw: bytes, limits: HeadLimits) -> None:
@@ -314,8 +330,11 @@ def wants_keepalive(head: RequestHeader | ResponseHeader) -> bool:
 
     Source: RFC 9112 section 9.3.
     """
-    if b"connection" not in head.keys_lower():
+    value = head.get_raw(b"connection")
+    if value is None:
         return head.version is not _HTTP_10
+    if value == b"keep-alive" and not head.has_duplicates:
+        return True
     tokens = connection_tokens(head)
     if b"close" in tokens:
         return False
@@ -332,12 +351,15 @@ def is_upgrade_request(request: RequestHeader) -> bool:
         request: The head.
 
     Returns:
-        True for CONNECT, and for an HTTP/1.1 request with Upgrade that Connection names.
+        True for CONNECT, and for an HTTP/1.1 request with Upgrade that Connection names; never
+        for ``h2c``, which would let a client send requests past every filter.
 
-    Source: RFC 9110 sections 7.8 and 9.3.6.
+    Source: RFC 9110 sections 7.8 and 9.3.6; RFC 9113 section 3.1 has withdrawn ``h2c``.
     """
     if request.raw_method == b"CONNECT":
         return True
     if b"upgrade" not in request.keys_lower() or request.version is not _HTTP_11:
         return False
-    return b"upgrade" in connection_tokens(request)
+    if b"upgrade" not in connection_tokens(request):
+        return False
+    return b"h2c" not in b",".join(request.get_all_raw(b"upgrade")).lower()

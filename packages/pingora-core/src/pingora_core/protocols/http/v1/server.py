@@ -150,6 +150,7 @@ class HttpSession(RequestSide):
         if status == 101:
             self._response = header
             self._upgraded = True
+            header.remove_headers((b"content-length", b"transfer-encoding"))
             self._write(header.to_wire())
             return
         if self.request.version is _HTTP_10:
