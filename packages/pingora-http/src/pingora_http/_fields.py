@@ -162,10 +162,9 @@ class HeaderMap:
 
     def _position(self, key: bytes) -> int:
         # Of a field that is known to be there.
+        items = self._items
         at = 0
-        for name, _ in self._items:
-            if name.lower() == key:
-                break
+        while items[at][0].lower() != key:
             at += 1
         return at
 

@@ -263,7 +263,7 @@ class ServingListeners:
                 _logger.debug("connection from %s was filtered out", peer)
                 return False
         address = endpoint.address
-        if isinstance(address, TcpServerAddress) and address.options != NO_OPTIONS:
+        if isinstance(address, TcpServerAddress) and address.options is not NO_OPTIONS:
             stream.apply_options(address.options)
         return True
 

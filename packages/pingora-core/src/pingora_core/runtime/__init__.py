@@ -1,5 +1,6 @@
-"""What runs everything: the shutdown signal and the coarse shared timers."""
+"""What runs everything: the shutdown signal, the coarse shared timers, the allocator."""
 
+from pingora_core.runtime.allocator import keep_freed_memory
 from pingora_core.runtime.shutdown import ShutdownSwitch, ShutdownWatch
 from pingora_core.runtime.timers import Deadline, Timers, get_timers, sleep, timeout
 
@@ -9,6 +10,7 @@ __all__ = [
     "ShutdownWatch",
     "Timers",
     "get_timers",
+    "keep_freed_memory",
     "sleep",
     "timeout",
 ]

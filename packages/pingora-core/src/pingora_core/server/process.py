@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import uvloop
 
 from pingora_core.conf import CONFIG_ERROR
+from pingora_core.runtime.allocator import keep_freed_memory
 from pingora_error import Error
 
 if TYPE_CHECKING:
@@ -98,6 +100,9 @@ def run_in_event_loop(
         main: Makes the coroutine.
         conf: Tells the number of threads for blocking calls, and how long an end may take.
     """
+    keep_freed_memory()
+    # What is there by now stays: the collector need not look at it again and again.
+    gc.freeze()
     loop = uvloop.new_event_loop()
     executor = ThreadPoolExecutor(conf.max_blocking_threads, thread_name_prefix="blocking")
     loop.set_default_executor(executor)

@@ -22,7 +22,7 @@ from pingora_core.runtime.timers import Deadline, get_timers
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
 __all__ = ["DEFAULT_LINGER", "DEFAULT_READ_BUFFER", "DEFAULT_WRITE_BUFFER", "L4Stream"]
 
@@ -43,8 +43,8 @@ class L4Stream(TransportStream, asyncio.Protocol):
 
     Args:
         loop: The running event loop.
-        read_buffer: Unread bytes at which reading pauses. One arrival, at most 256 KiB, may
-            exceed it, and so may what `fill` is asked for while bytes are left unread.
+        read_buffer: Unread bytes at which reading pauses. Two arrivals, at most 256 KiB each,
+            may exceed it, and so may what `fill` is asked for while bytes are left unread.
         write_buffer: Unsent bytes above which `needs_drain` is true; it is false again below a
             quarter of it.
         linger: How long `close` may take to send what was written, seconds.
@@ -54,7 +54,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_buffer",
-        "_closed_waiter",
+        "_closed_waiters",
         "_discarding",
         "_eof",
         "_halted",
@@ -85,7 +85,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         self._on_connected = on_connected
         self._buffer = b""
         self._waiter: asyncio.Future[bool] | None = None
-        self._closed_waiter: asyncio.Future[None] | None = None
+        self._closed_waiters: tuple[asyncio.Future[None], ...] = ()
         self._read_deadline: Deadline | None = None
         self._on_disconnect: Callable[[], None] | None = None
         # True once any of _eof, _closed, _lost, _failure is: what the hot path looks at.
@@ -177,8 +177,10 @@ class L4Stream(TransportStream, asyncio.Protocol):
         self._read_deadline = self._write_deadline = None
         if self._waiter is not None or self._drain_waiter is not None:
             self._wake_with(self._read_failure(), self._write_failure())
-        if self._closed_waiter is not None and not self._closed_waiter.done():
-            self._closed_waiter.set_result(None)
+        for waiter in self._closed_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._closed_waiters = ()
         self.on_data = None
 
     # ---------------------------------------------------------------- reading
@@ -213,7 +215,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """
         self._buffer = data + self._buffer
 
-    def fill(self, timeout: float | None = None) -> Awaitable[bool]:
+    def fill(self, timeout: float | None = None) -> asyncio.Future[bool]:
         """Wait until more bytes are buffered than now; see `Stream.fill`.
 
         Args:
@@ -291,10 +293,11 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """Wait until the connection is gone after `close`, `abort` or a loss."""
         if self._lost:
             return
-        if self._closed_waiter is None:
-            self._closed_waiter = self._loop.create_future()
-        # Several may wait, and one that is cancelled must not take the others with it.
-        await asyncio.shield(self._closed_waiter)
+        # One future each: several may wait, and one that is cancelled must not take the others
+        # with it.
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._closed_waiters = (*self._closed_waiters, waiter)
+        await waiter
 
     # ----------------------------------------------------------- being watched
 
