@@ -113,6 +113,9 @@ def _read_one(engine: str, kind: Kind, reading: Reading, *, add_host: bool) -> b
         return False
     reading.messages.append(Message(head, payload, body.trailers))
     reading.rest = body.excess
-    if isinstance(head, RequestHeader) and is_upgrade_request(head):
+    if isinstance(head, RequestHeader):
+        if is_upgrade_request(head):
+            return False
+    elif head.status == 101:
         return False
     return wants_keepalive(head)

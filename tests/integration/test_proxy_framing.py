@@ -46,6 +46,15 @@ async def test_http10_client_may_keep_the_connection(client: RawClient, origin: 
     assert [request.head.start_line for request in origin.requests] == ["GET / HTTP/1.1"] * 2
 
 
+async def test_http10_client_may_send_a_body(client: RawClient, origin: Origin) -> None:
+    """A body with a length needs no HTTP/1.1."""
+    await client.send(b"POST /echo HTTP/1.0\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+    response = await client.read_response("POST")
+
+    assert (response.status, response.body) == (200, b"abc")
+    assert origin.requests[0].body == b"abc"
+
+
 async def test_http10_client_without_host(client: RawClient, origin: Origin) -> None:
     """HTTP/1.0 allows a request without Host; the upstream gets one all the same."""
     await client.send(b"GET / HTTP/1.0\r\n\r\n")

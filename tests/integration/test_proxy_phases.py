@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pingora_proxy import BodyFilterResult, Session
     from tests.support.client import RawClient
     from tests.support.origin import Origin
-    from tests.support.proxy import RigContext
+    from tests.support.proxy import RigContext, Upstream
 
 _BEFORE = ["early_request_filter", "request_filter", "proxy_upstream_filter", "upstream_peer"]
 _UPSTREAM = [*_BEFORE, "connected_to_upstream", "upstream_request_filter", "request_body_filter"]
@@ -285,6 +285,69 @@ async def test_filters_may_rewrite_everything(origin: Origin, body: bytes | None
     assert response.body == (b"bye!?" if body else b"!?")
     assert again.body == response.body
     assert response.get("x-rewritten") == "1"
+
+
+class _Shortening(RigProxy):
+    async def request_body_filter(
+        self, session: Session, body: bytes | None, end_of_stream: bool, ctx: RigContext
+    ) -> bytes | None:
+        return body[:-1] if body else body
+
+
+async def test_filter_that_breaks_the_length_is_found_at_once(origin: Origin) -> None:
+    """A body shorter than the Content-Length that was sent is a fault of ours: 500, no waiting."""
+    async with RunningProxy(_Shortening(origin)) as proxy, await proxy.connect() as client:
+        response = await client.request("POST", "/echo", body=b"hello")
+        await origin.all_closed()
+
+    assert response.status == 500
+    assert not origin.requests[0].complete
+
+
+class _Counting(RigProxy):
+    received = -1
+
+    async def logging(self, session: Session, error: Error | None, ctx: RigContext) -> None:
+        self.received = session.upstream_body_bytes_received
+        await super().logging(session, error, ctx)
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [("/", 13), ("/chunked", 12), ("/close_delimited", 13), ("/connection_die", 5)],
+)
+async def test_upstream_bytes_are_counted(origin: Origin, path: str, size: int) -> None:
+    """``logging`` knows how much payload the upstream sent, however it was framed."""
+    app = _Counting(origin)
+    async with RunningProxy(app) as proxy, await proxy.connect() as client:
+        await client.send_request("GET", path)
+        await client.receive_exactly(12)
+        await app.ended()
+
+    assert app.received == size
+
+
+class _Persisting(RigProxy):
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(upstream)
+        self.to_leave: list[str | None] = ["first", None, "third", None]
+        self.found: list[object] = []
+
+    def on_connection_reuse(self, session: Session, ctx: RigContext, previous: object) -> None:
+        self.found.append(previous)
+
+    def persist_connection_context(self, session: Session, ctx: RigContext) -> object | None:
+        return self.to_leave.pop(0)
+
+
+async def test_connection_context_is_left_to_the_next_request_only(origin: Origin) -> None:
+    """What a request leaves, the next one on the connection finds; None leaves nothing."""
+    app = _Persisting(origin)
+    async with RunningProxy(app) as proxy, await proxy.connect() as client:
+        for _ in range(4):
+            await client.request("GET", "/")
+
+    assert app.found == ["first", "third"]
 
 
 class _Throttling(RigProxy):

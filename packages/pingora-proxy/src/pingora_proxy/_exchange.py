@@ -137,7 +137,12 @@ class Exchange(Generic[CTX]):
                 self._up.finish_request_body()
             return
         down.auto_continue = False
-        await self._upload_what_is_here()
+        try:
+            await self._upload_what_is_here()
+        except Error as error:
+            if error.esource is not ErrorSource.UPSTREAM:
+                raise
+            self._upload_failed(error)
 
     async def _upload_what_is_here(self) -> None:
         down = self._down
@@ -231,8 +236,12 @@ class Exchange(Generic[CTX]):
                 return
             if self._upload_task is not None and not self._upload_task.done():
                 return  # it is the client's turn: an upload has deadlines of its own
-        if self._upload_error is not None and error is not self._upload_error:
-            raise self._upload_error from None
+        failed = self._upload_error
+        if failed is not None and error is not failed:
+            if failed.esource is ErrorSource.UPSTREAM:
+                # Only the reading side knows whether the connection was dead beforehand.
+                failed.retry = error.retry
+            raise failed from failed.cause
         raise error
 
     def _watch_client(self) -> None:

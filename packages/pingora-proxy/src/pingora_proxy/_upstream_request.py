@@ -30,6 +30,8 @@ _RESPONSE_HOP = frozenset(
         b"upgrade",
     }
 )
+# Looking an enum's member up costs as much as the rest of a comparison.
+_HTTP_11 = Version.HTTP_11
 # What Connection may name without taking effect: these decide framing, routing and identity.
 _PROTECTED = frozenset(
     {
@@ -55,12 +57,13 @@ def make_upstream_request(request: RequestHeader, *, upgrade: bool) -> RequestHe
         The copy, with version HTTP/1.1 and an origin-form target.
     """
     header = request.copy()
-    header.version = Version.HTTP_11
+    header.version = _HTTP_11
     target = header.raw_target
     if target[:1] != b"/" and target != b"*" and request.raw_method != b"CONNECT":
         header.raw_target = header.raw_path  # RFC 9112 section 3.2.1
-    _remove_named(header)
-    header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
+    if not _REQUEST_HOP.isdisjoint(header.first_values()):
+        _remove_named(header)
+        header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
     if upgrade and request.raw_method != b"CONNECT":
         header.insert_header(b"Connection", b"Upgrade")
     return header
@@ -91,13 +94,13 @@ def clean_response(response: ResponseHeader) -> None:
     Args:
         response: The head; changed.
     """
-    _remove_named(response)
-    response.remove_headers(_RESPONSE_HOP)
+    if not _RESPONSE_HOP.isdisjoint(response.first_values()):
+        _remove_named(response)
+        response.remove_headers(_RESPONSE_HOP)
 
 
 def _remove_named(header: RequestHeader | ResponseHeader) -> None:
     """Remove the fields that Connection names."""
-    if header.get_raw(b"connection") is not None:
-        named = connection_tokens(header) - _PROTECTED
-        if named:
-            header.remove_headers(named)
+    named = connection_tokens(header)
+    if not named <= _PROTECTED:
+        header.remove_headers(named - _PROTECTED)

@@ -189,13 +189,17 @@ async def test_an_answer_without_addresses_is_a_failure() -> None:
 
 
 async def test_closing_stops_what_runs() -> None:
-    """No task is left, and whoever waits is cancelled."""
+    """No task is left, and whoever waits gets an error; it is not taken for a cancellation."""
     lookup = Scripted()
     lookup.gate.clear()
     resolver = CachingResolver(lookup)
     waiting = asyncio.ensure_future(resolver.resolve("a", 80))
+    cancelled = asyncio.ensure_future(resolver.resolve("a", 80))
     await asyncio.sleep(0)
+    cancelled.cancel()
     await resolver.close()
-    await asyncio.wait([waiting])
+    await asyncio.wait([waiting, cancelled])
 
-    assert waiting.cancelled()
+    assert cancelled.cancelled()
+    with pytest.raises(Error, match="closed"):
+        waiting.result()

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -202,6 +203,15 @@ async def test_an_unknown_name() -> None:
     assert caught.value.etype is ErrorType.CONNECT_ERROR
 
 
+async def test_a_resolver_that_finds_nothing() -> None:
+    """An empty list from a resolver of the user's own is an unknown name too."""
+    async with connector(resolver=Names(empty=[])) as transport:
+        with pytest.raises(Error, match="no address") as caught:
+            await transport.new_stream(HttpPeer("empty:80"))
+
+    assert caught.value.etype is ErrorType.CONNECT_ERROR
+
+
 async def test_all_addresses_of_a_name_fail() -> None:
     """The first failure is told, with how many were tried."""
     names = Names(both=["127.0.0.1", "255.255.255.255"])
@@ -291,6 +301,36 @@ async def test_cancelling_closes_the_socket() -> None:
         assert task.cancelled()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_cancelling_at_any_moment(tmp_path: Path, turns: int) -> None:
+    """Also between the connected socket and the stream."""
+    async with origin(path=str(tmp_path / "s.sock")) as server, connector() as transport:
+        task = asyncio.ensure_future(transport.new_stream(HttpPeer(server.address)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result().abort()
+
+
+async def test_a_transport_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connected socket is closed."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no transport")
+
+    async with origin() as server, connector() as transport:
+        loop = asyncio.get_running_loop()
+        stand_in = SimpleNamespace(
+            create_connection=refuse, sock_connect=loop.sock_connect, time=loop.time
+        )
+        monkeypatch.setattr("pingora_core.connectors.l4.asyncio.get_running_loop", lambda: stand_in)
+        with pytest.raises(RuntimeError, match="no transport"):
+            await transport.new_stream(HttpPeer(server.address))
+        monkeypatch.undo()
+
+
 async def test_running_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is this machine's trouble, and an Error like any other."""
 
@@ -320,6 +360,16 @@ async def test_bind_to() -> None:
         assert server.clients[0][0] == "127.0.0.2"
 
 
+async def test_a_source_address_chooses_the_family() -> None:
+    """Addresses of a name that cannot be reached from it are not tried."""
+    names = Names(both=["::1", "127.0.0.1"])
+    async with origin() as server, connector(resolver=names) as transport:
+        options = PeerOptions(bind_to=BindTo(addr=InetAddress("127.0.0.2", 0)))
+        stream = await transport.new_stream(HttpPeer(f"both:{server.port}", options=options))
+
+        assert await exchange(stream) == b"ping"
+
+
 async def test_the_connectors_sources_serve_peers_without_one() -> None:
     """Any bind_to of a peer replaces them, even one without an address."""
     options = ConnectorOptions(bind_to_v4=(InetAddress("127.0.0.3", 0),))
@@ -346,7 +396,8 @@ def knows_port_ranges() -> bool:
 @pytest.mark.skipif(not knows_port_ranges(), reason="IP_LOCAL_PORT_RANGE needs Linux 6.3")
 async def test_bind_to_port_range_on_connect() -> None:
     """Ports come from the range; when they are used up it fails, or falls back if allowed."""
-    low = unused_port() | 1
+    # Must be within the range of the system. Nobody else comes from 127.0.0.6.
+    low = min(unused_port(), 60000)
     async with origin() as server, connector() as transport:
         source = InetAddress("127.0.0.6", 0)
         bind = BindTo(addr=source, port_range=(low, low + 1))
@@ -365,6 +416,11 @@ async def test_bind_to_port_range_on_connect() -> None:
         await eventually(lambda: server.connections == 3)
         assert server.clients[2][0] == "127.0.0.6"
         assert server.clients[2][1] not in {low, low + 1}
+        anywhere = PeerOptions(bind_to=BindTo(port_range=(low + 2, low + 30)))
+        streams.append(await transport.new_stream(HttpPeer(server.address, options=anywhere)))
+        await eventually(lambda: server.connections == 4)
+        assert server.clients[3][0] == "127.0.0.1"
+        assert low + 2 <= server.clients[3][1] <= low + 30
         for stream in streams:
             stream.abort()
             await stream.wait_closed()

@@ -332,6 +332,11 @@ def test_families_take_turns() -> None:
     assert order_addresses(["127.0.0.1"]) == ("127.0.0.1",)
 
 
+def test_an_address_that_cannot_be_reached_at_all() -> None:
+    """The routing table is asked about the first one; what it refuses comes last."""
+    assert order_addresses(["fe80::zz", "127.0.0.1"]) == ("127.0.0.1", "fe80::zz")
+
+
 def test_addresses_without_a_route_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trying them first would cost a failure per connection."""
     monkeypatch.setattr("pingora_core.connectors.lookup._has_route", lambda _: False)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import socket
 import ssl
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pingora_core.connectors import ConnectorOptions, TransportConnector
 from pingora_core.protocols.tls import ALPN, CaBundle, CertKey, CustomALPN, TlsStream
@@ -162,6 +166,36 @@ async def test_a_unix_socket_needs_a_name(
 
     assert error.etype == TLS_CONFIG_ERROR
     assert error.esource is ErrorSource.INTERNAL
+
+
+async def test_a_handshake_without_verification_is_not_trusted(
+    server_certificate: IssuedCertificate, ca: CaBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the library ever not ask about the peer's own certificate, nobody gets through."""
+    monkeypatch.setattr("pingora_core.connectors.tls._verify", lambda *_: True)
+    async with origin(tls=server_certificate.server_context()) as server:
+        assert not await works(HttpPeer(server.address, tls=True, options=PeerOptions(ca=ca)))
+
+
+async def test_a_certificate_that_openssl_refuses() -> None:
+    """A key that is too small is told, before anything is connected."""
+    key = rsa.generate_private_key(65537, 1024)
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pair = CertKey([certificate], key)
+    error = await fails(HttpPeer("127.0.0.1:1", tls=True, client_cert_key=pair))
+
+    assert error.etype == TLS_CONFIG_ERROR
+    assert "too small" in str(error)
 
 
 @pytest.mark.parametrize("sni", ["a b", "a\0b", "x" * 254, "é\uffff.example"])
@@ -729,6 +763,17 @@ async def test_the_key_log(
         assert not log.exists()
         options = ConnectorOptions(debug_ssl_keylog=True)
         assert await works(HttpPeer(server.address, tls=True, options=peer_options), options)
+
+        transport = TransportConnector(options)
+        stream = await transport.new_stream(
+            HttpPeer(server.address, tls=True, options=peer_options)
+        )
+        await transport.close()
+        assert isinstance(stream, TlsStream)
+        written = log.stat().st_size
+        transport._tls._log_key(stream.connection, b"late")
+        await exchange(stream)
+        assert log.stat().st_size == written
 
     assert b"CLIENT_TRAFFIC_SECRET_0 " in log.read_bytes()
     assert log.stat().st_mode & 0o777 == 0o600

@@ -7,13 +7,13 @@ import pytest
 
 from pingora_core.protocols.address import HostAddress, InetAddress, UnixAddress
 from pingora_core.protocols.tls import CertKey
-from pingora_core.upstreams import BasicPeer, HttpPeer, PeerOptions, Proxy
+from pingora_core.upstreams import BasicPeer, HttpPeer, Peer, PeerOptions, Proxy
 from tests.support.certificates import CertificateAuthority
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pingora_core.upstreams import PeerAddress
+    from pingora_core.upstreams import PeerAddress, ReuseKey
 
 
 @dataclass
@@ -102,6 +102,29 @@ def test_a_basic_peer_speaks_tls_when_it_has_an_sni() -> None:
     assert peer.sni == "example.com"
     assert (peer.proxy, peer.client_cert_key, peer.group_key) == (None, None, 0)
     assert repr(peer) == "<BasicPeer 192.0.2.1:80, sni 'example.com'>"
+
+
+class MinimalPeer(Peer):
+    """A user's own kind of peer."""
+
+    @property
+    def address(self) -> PeerAddress:
+        return UnixAddress("/x")
+
+    @property
+    def options(self) -> PeerOptions:
+        return PeerOptions.default()
+
+    def reuse_key(self) -> ReuseKey:
+        return ("mine",)
+
+
+def test_a_peer_of_ones_own_needs_little() -> None:
+    """Address, options and key; the rest has defaults."""
+    peer = MinimalPeer()
+
+    assert (peer.is_tls, peer.sni, peer.proxy) == (False, "", None)
+    assert (peer.client_cert_key, peer.group_key) == (None, 0)
 
 
 def test_equal_peers_have_equal_keys() -> None:

@@ -170,7 +170,14 @@ class CachingResolver:
             self._running[host] = task
             task.add_done_callback(lambda _: self._running.pop(host, None))
         # Others may wait for the same answer, and it is worth keeping in any case.
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            waiter = asyncio.current_task()
+            if task.cancelled() and not (waiter is not None and waiter.cancelling()):
+                # The lookup was cancelled by close(), and not whoever waits for it.
+                return _Entry((), "the resolver is closed", 0.0)
+            raise
 
     async def _look_up(self, host: str) -> _Entry:
         try:
@@ -195,7 +202,7 @@ class CachingResolver:
         return len(self._entries)
 
     async def close(self) -> None:
-        """Stop the lookups that are running; whoever waits for one is cancelled."""
+        """Stop the lookups that are running; whoever waits for one gets an error."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

@@ -87,7 +87,11 @@ async def connect(
     timeout = options.connection_timeout
     expiry = None if timeout is None else loop.time() + timeout
     resolved = await _limited(resolver.resolve(address.host, address.port), timeout, address)
-    resolved = resolved[:_MAX_ADDRESSES]
+    resolved = _usable(resolved, options)[:_MAX_ADDRESSES]
+    if not resolved:
+        raise Error(
+            ErrorType.CONNECT_ERROR, f"{address} has no address", source=ErrorSource.UPSTREAM
+        )
     failures: list[Error] = []
     for index, candidate in enumerate(resolved):
         share = None if expiry is None else (expiry - loop.time()) / (len(resolved) - index)
@@ -97,6 +101,22 @@ async def connect(
             failures.append(error)
     # The first one names the address that should have worked.
     raise failures[0].more_context(f"{address}, {len(resolved)} addresses tried")
+
+
+def _usable(resolved: list[InetAddress], options: PeerOptions) -> list[InetAddress]:
+    """Leave out what cannot be reached from the source address that the options ask for.
+
+    Args:
+        resolved: The addresses of a name.
+        options: Of the peer.
+
+    Returns:
+        Those of the same family.
+    """
+    source = None if options.bind_to is None else options.bind_to.addr
+    if source is None:
+        return resolved
+    return [address for address in resolved if address.is_ipv6 == source.is_ipv6]
 
 
 async def _limited(

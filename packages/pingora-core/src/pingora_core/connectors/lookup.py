@@ -255,10 +255,5 @@ def _negative_ttl(*responses: dns.message.QueryMessage) -> float:
     Returns:
         Seconds.
     """
-    ttl = _MAX_NEGATIVE_TTL
-    for response in responses:
-        try:
-            ttl = min(ttl, float(response.resolve_chaining().minimum_ttl))
-        except dns.exception.DNSException:
-            ttl = min(ttl, _NEGATIVE_TTL)
-    return ttl
+    ttls = (float(response.resolve_chaining().minimum_ttl) for response in responses)
+    return min(_MAX_NEGATIVE_TTL, *ttls)

@@ -209,6 +209,7 @@ class TlsConnector:
 
     def _log_key(self, connection: SSL.Connection, line: bytes) -> None:
         del connection
+        # A connection may outlive the connector.
         if self._keylog is not None:
             self._keylog.write(line + b"\n")
             self._keylog.flush()
@@ -288,8 +289,7 @@ def _verify(  # noqa: PLR0917 - OpenSSL's signature
         Whether to go on.
     """
     verification = connection.get_app_data()
-    if not isinstance(verification, _Verification):
-        return False
+    assert isinstance(verification, _Verification)
     if not ok:
         reason = _CODE_NAMES.get(code, f"error {code}")
         verification.failure = f"{reason} (certificate {depth} of the chain)"

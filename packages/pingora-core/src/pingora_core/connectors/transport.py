@@ -72,18 +72,18 @@ class _Watcher:
     def _expired(self) -> None:
         self._connector.discard(self)
 
-    def release(self) -> Stream | None:
+    def release(self) -> Stream:
         """Stop watching.
 
         Returns:
-            The stream that was watched, if any.
+            The stream that was watched.
         """
         stream = self.stream
-        self.stream = self.meta = None
+        assert stream is not None
+        self.stream = None
         self.deadline.clear()
-        if stream is not None:
-            stream.on_data = None
-            stream.set_on_disconnect(None)
+        stream.on_data = None
+        stream.set_on_disconnect(None)
         return stream
 
 
@@ -163,7 +163,6 @@ class TransportConnector:
             if watcher is None:
                 return None
             stream = watcher.release()
-            assert stream is not None
             if stream.at_eof or stream.buffered:
                 # Only a stream of the user's own making ends without a call to the watcher.
                 stream.close()
@@ -268,16 +267,17 @@ class TransportConnector:
                 self._watchers[number] = watcher
             else:
                 number = next(self._anonymous_ids)
-        meta = ConnectionMeta(key, number)
+        meta = watcher.meta
+        if meta is None or meta.key is not key:
+            meta = watcher.meta = ConnectionMeta(key, number)
         evicted = self._pool.put(meta, watcher)
         watcher.stream = stream
-        watcher.meta = meta
         if idle_timeout is not None:
             watcher.deadline.set(idle_timeout)
         stream.on_data = watcher.on_data
         stream.set_on_disconnect(watcher.on_disconnect)
         if evicted is not None:
-            _close(evicted)
+            evicted.release().close()
 
     def discard(self, watcher: _Watcher) -> None:
         """Close an idle connection that has ended or idled for too long; its watcher calls this.
@@ -285,9 +285,9 @@ class TransportConnector:
         Args:
             watcher: Of the connection.
         """
-        if watcher.meta is not None:
-            self._pool.pop_closed(watcher.meta)
-        _close(watcher)
+        assert watcher.meta is not None
+        self._pool.pop_closed(watcher.meta)
+        watcher.release().close()
 
     def unexpected_data(self, watcher: _Watcher) -> None:
         """Close an idle connection on which data has arrived; its watcher calls this.
@@ -296,8 +296,7 @@ class TransportConnector:
             watcher: Of the connection.
         """
         self.unexpected_data_connection_count += 1
-        if _logger.isEnabledFor(logging.INFO):
-            _logger.info("unexpected data on an idle connection: %r", watcher.meta)
+        _logger.info("unexpected data on an idle connection: %r", watcher.meta)
         self.discard(watcher)
 
     # -------------------------------------------------------------------- h1
@@ -332,22 +331,16 @@ class TransportConnector:
     async def close(self) -> None:
         """Close all idle connections and stop what runs; streams in use are their users'."""
         self._is_closed = True
-        streams = [_close(watcher) for watcher in self._pool.drain()]
+        streams = [watcher.release() for watcher in self._pool.drain()]
+        for stream in streams:
+            stream.close()
         for watcher in self._watchers.values():
             watcher.deadline.cancel()
         self._watchers.clear()
         self._tls.close()
         await self._resolver.close()
         for stream in streams:
-            if stream is not None:
-                await stream.wait_closed()
-
-
-def _close(watcher: _Watcher) -> Stream | None:
-    stream = watcher.release()
-    if stream is not None:
-        stream.close()
-    return stream
+            await stream.wait_closed()
 
 
 def _leads_to(stream: Stream, peer: Peer) -> bool:

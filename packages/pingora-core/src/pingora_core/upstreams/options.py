@@ -40,7 +40,8 @@ OptionsKey: TypeAlias = "tuple[tuple[str, Hashable], ...]"
 class PeerOptions:
     """How to connect to a peer and how to treat the connection.
 
-    Unlike in Pingora, the waits are bounded by default; None switches a limit off.
+    Unlike in Pingora, the waits are bounded by default; None switches a limit off. The class is
+    not made for subclassing.
 
     Attributes:
         bind_to: Local address, and range of ports, to connect from; replaces the connector's.

@@ -278,6 +278,18 @@ async def test_large_writes_come_out_whole(server_certificate: IssuedCertificate
             assert received == data
 
 
+async def test_more_output_than_was_reckoned_with(
+    server_certificate: IssuedCertificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the library has to say besides the data goes out too."""
+    monkeypatch.setattr("pingora_core.protocols.tls._records._WRITE_OVERHEAD", 0)
+    async with wired_pair(server_certificate) as (client, wire, server, far):
+        server.write(b"x" * 100)
+        wire.deliver(far.take_sent())
+
+        assert client.take() == b"x" * 100
+
+
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 async def test_garbage_after_the_handshake(
     server_certificate: IssuedCertificate, version: int
@@ -376,6 +388,19 @@ async def test_fill_has_a_deadline(server_certificate: IssuedCertificate) -> Non
         server.write(b"late")
         assert await task
         assert client.take() == b"late"
+
+
+async def test_a_deadline_that_passes_after_the_wait(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """Concerns nobody any more."""
+    async with tls_pair(server_certificate) as (client, server, _):
+        server.write(b"in time")
+        assert await client.read(0.02) == b"in time"
+        await asyncio.sleep(0.04)
+        server.write(b"later")
+
+        assert await client.read(5.0) == b"later"
 
 
 async def test_a_second_reader_is_a_mistake(server_certificate: IssuedCertificate) -> None:
@@ -527,6 +552,8 @@ async def test_a_reset_is_a_read_error(server_certificate: IssuedCertificate) ->
         with pytest.raises(Error) as caught:
             client.write(b"x")
         assert caught.value.etype is ErrorType.WRITE_ERROR
+        client.close()
+        assert wire.ends == ["close"]
 
 
 async def test_bytes_that_came_with_the_end_are_read(
@@ -641,6 +668,21 @@ async def test_fail_interrupts_a_wait(server_certificate: IssuedCertificate) -> 
                 await attempt
             assert caught.value is error
         assert client.take() == b"data"
+
+
+async def test_fail_without_a_wait(server_certificate: IssuedCertificate) -> None:
+    """The next wait fails; an end that comes later is still told."""
+    async with wired_pair(server_certificate) as (client, wire, _, _far):
+        error = Error(ErrorType.INTERNAL_ERROR, "enough")
+        ends: list[str] = []
+        client.set_on_disconnect(lambda: ends.append("end"))
+        client.fail(error)
+        wire.end()
+
+        with pytest.raises(Error) as caught:
+            await client.fill()
+        assert caught.value is error
+        assert ends == ["end"]
 
 
 async def test_a_closed_pair_is_freed_by_reference_counting(

@@ -104,17 +104,16 @@ class TlsStream(RecordStream):
         while not self._handshake_step():
             remaining = None if expiry is None else max(0.0, expiry - self._loop.time())
             try:
-                if not self._inner.buffered and not await self._inner.fill(remaining):
-                    msg = "the peer closed the connection during the TLS handshake"
-                    raise Error(ErrorType.TLS_HANDSHAKE_FAILURE, msg)
+                arrived = self._inner.buffered or await self._inner.fill(remaining)
             except Error as error:
-                if error.etype is ErrorType.READ_TIMEDOUT:
-                    etype = ErrorType.TLS_HANDSHAKE_TIMEDOUT
-                elif error.etype is ErrorType.TLS_HANDSHAKE_FAILURE:
-                    raise
-                else:
-                    etype = ErrorType.TLS_HANDSHAKE_FAILURE
+                is_late = error.etype is ErrorType.READ_TIMEDOUT
+                etype = (
+                    ErrorType.TLS_HANDSHAKE_TIMEDOUT if is_late else ErrorType.TLS_HANDSHAKE_FAILURE
+                )
                 raise Error(etype, "during the TLS handshake", cause=error) from error
+            if not arrived:
+                msg = "the peer closed the connection during the TLS handshake"
+                raise Error(ErrorType.TLS_HANDSHAKE_FAILURE, msg)
             self._feed(self._inner.take())
         digest = self._inner.digest
         digest.ssl_digest = make_ssl_digest(self._connection)
@@ -123,8 +122,6 @@ class TlsStream(RecordStream):
         self._read_records(None)
         self._inner.on_data = self._on_ciphertext
         self._inner.set_on_disconnect(self._on_inner_end)
-        if self._inner.buffered:
-            self._on_ciphertext()
 
     def _handshake_step(self) -> bool:
         try:

@@ -16,7 +16,6 @@ from pingora_core.protocols.http.v1.body_reader import BodyReader
 from pingora_core.protocols.http.v1.framing import (
     check_request_head,
     is_upgrade_request,
-    request_body_length,
     wants_keepalive,
 )
 from pingora_core.protocols.http.v1.parser import (
@@ -227,8 +226,7 @@ class RequestSide(ServerSession):
             data = data[:end]
         request = options.parser.parse_request(data)
         self.request = request
-        check_request_head(data, request, options.limits)
-        length = request_body_length(request)
+        length = check_request_head(data, request, options.limits)
         self._keepalive = not self.last_request and wants_keepalive(request)
         self._upgrade_request = is_upgrade_request(request)
         if rest:

@@ -105,6 +105,10 @@ class SendSide(ClientSession):
             return
         try:
             last = self._writer.finish(trailers)
+        except Error as error:
+            # It is this side that promised more: a filter, not the upstream.
+            raise error.as_in() from error.cause
+        try:
             if last:
                 self.stream.write(last)
         except Error as error:

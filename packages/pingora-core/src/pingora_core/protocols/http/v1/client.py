@@ -16,7 +16,7 @@ from pingora_core.protocols.http.v1.framing import (
     UNTIL_CLOSE,
     FramingOptions,
     check_response_head,
-    response_body_length,
+    has_no_body,
     wants_keepalive,
 )
 from pingora_core.protocols.http.v1.parser import (
@@ -189,9 +189,10 @@ class HttpSession(SendSide):
         if options is not _STRICT:
             data = loosen_response_head(data, options)
         response = self._parser.parse_response(data)
-        check_response_head(data, response, self._limits, options)
-        length = response_body_length(response, self._method, options)
+        length = check_response_head(data, response, self._limits, options)
         status = response.status
+        if has_no_body(status, self._method):
+            length = 0
         if status < 200 and status != 101:
             return HeaderTask(response, end=False)
         self._response = response

@@ -21,7 +21,7 @@ from pingora_http import Version
 from pingora_http.grammar import VALUE_BYTES, is_token
 
 if TYPE_CHECKING:
-    from collections.abc import KeysView
+    from collections.abc import KeysView, Mapping, Set as AbstractSet
 
     from pingora_core.protocols.http.v1.limits import HeadLimits
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
@@ -34,9 +34,11 @@ __all__ = [
     "check_response_head",
     "connection_tokens",
     "content_length",
+    "has_no_body",
     "is_upgrade_request",
     "request_body_length",
     "response_body_length",
+    "to_length",
     "wants_keepalive",
 ]
 
@@ -64,12 +66,19 @@ _good_names: set[bytes] = set()
 _MAX_GOOD_NAMES: Final = 1024
 _MAX_CACHED_NAME_SIZE: Final = 64
 
+# What Connection says in nearly all messages.
+_NO_OPTIONS: Final[AbstractSet[bytes]] = frozenset()
+_USUAL_OPTIONS: Final[dict[bytes, AbstractSet[bytes]]] = {
+    text: frozenset({text.lower()})
+    for text in (b"keep-alive", b"Keep-Alive", b"close", b"Close", b"upgrade", b"Upgrade")
+}
+
 
 # ------------------------------------------------------------------------ checks
 
 
-def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -> None:
-    """Judge a request head.
+def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -> int:
+    """Judge a request head, and say how its body is delimited.
 
     Args:
         raw: The head's bytes, from the request line on.
@@ -79,17 +88,20 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
             section 3.2.2).
         limits: How large it may be.
 
+    Returns:
+        What `request_body_length` says.
+
     Raises:
         Error: ``INVALID_HTTP_HEADER``, or an ``HTTPStatus`` of 414, 431 or 501.
 
     Source: RFC 9112 sections 2.2, 3, 5, 6.1 and 6.3.
     """
-    keys = _check_fields(raw, request, limits)
+    values = _check_fields(raw, request, limits)
     check_request_line(raw, request, limits)
-    host = request.get_raw(b"host")
+    host = values.get(b"host")
     if host is not None:
         check_host_once(host)
-        if len(keys) != len(request.raw_items):
+        if len(values) != len(request):
             _refuse_repeated(request, b"host")
     elif request.version is not _HTTP_10:
         raise Error(_BAD, "no Host in an HTTP/1.1 request")
@@ -98,17 +110,19 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
         check_special_target(request)
     elif b"#" in target:
         raise Error(_BAD, "fragment in the request target")
-    if b"content-length" in keys or b"transfer-encoding" in keys:
-        length = request_body_length(request)
-        if length != 0 and request.raw_method == b"CONNECT":
-            # RFC 9110 section 9.3.6: it has none; some read one, some the tunnel's first bytes.
-            raise Error(_BAD, "body in a CONNECT request")
+    if b"content-length" not in values and b"transfer-encoding" not in values:
+        return 0
+    length = request_body_length(request)
+    if length != 0 and request.raw_method == b"CONNECT":
+        # RFC 9110 section 9.3.6: it has none; some read one, some the tunnel's first bytes.
+        raise Error(_BAD, "body in a CONNECT request")
+    return length
 
 
 def check_response_head(
     raw: bytes, response: ResponseHeader, limits: HeadLimits, options: FramingOptions
-) -> None:
-    """Judge a response head.
+) -> int:
+    """Judge a response head, and say what length it declares.
 
     Args:
         raw: The head's bytes, from the status line on, as they were given to the engine.
@@ -116,13 +130,17 @@ def check_response_head(
         limits: How large it may be.
         options: Which strictness is loosened.
 
+    Returns:
+        A number of bytes, ``CHUNKED``, or ``UNTIL_CLOSE``: how the body is delimited, unless
+        the status or the method of the request says that there is none.
+
     Raises:
         Error: ``INVALID_HTTP_HEADER``.
 
     Source: RFC 9112 sections 4, 5, 6.1 and 6.3.
     """
     try:
-        keys = _check_fields(raw, response, limits)
+        values = _check_fields(raw, response, limits)
     except Error as error:
         if isinstance(error.etype, HTTPStatus):
             # A status answers a request; a response that is too large is just a bad one.
@@ -134,21 +152,25 @@ def check_response_head(
         and raw.startswith(b"HTTP/1.1 %d %b\r\n" % (status, response.raw_reason))
     ):
         _check_status_line(raw, response)
-    if b"transfer-encoding" in keys:
-        if b"content-length" in keys:
+    if b"transfer-encoding" in values:
+        if b"content-length" in values:
             raise Error(_BAD, "both Transfer-Encoding and Content-Length")
         if response.version is _HTTP_10:
             raise Error(_BAD, "Transfer-Encoding in an HTTP/1.0 response")
         if _transfer_codings(response) != [b"chunked"]:
             raise Error(_BAD, "a transfer coding other than chunked")
-    elif b"content-length" in keys and not options.allow_invalid_response_content_length:
-        _check_content_length(response)
+        return CHUNKED
+    if b"content-length" not in values:
+        return UNTIL_CLOSE
+    if options.allow_invalid_response_content_length and content_length(response) is None:
+        return UNTIL_CLOSE
+    return _check_content_length(response)
 
 
 def _check_fields(
     raw: bytes, head: RequestHeader | ResponseHeader, limits: HeadLimits
-) -> KeysView[bytes]:
-    # Judges what the two kinds of head have in common; returns the names in lower case.
+) -> Mapping[bytes, bytes]:
+    # Judges what the two kinds of head have in common; returns the first values by name.
     count = len(head.raw_items)
     if len(raw) > limits.max_field_size:
         _check_sizes(raw, limits)
@@ -159,10 +181,10 @@ def _check_fields(
     # (A bare CR and a later bare LF would look like a pair. Both engines refuse either.)
     if raw.translate(None, VALUE_BYTES) != _CRLF * (count + 2):
         raise Error(_BAD, "control character, bare CR or LF, or folded line in the header")
-    keys = head.keys_lower()
-    if not _good_names.issuperset(keys):
-        _check_names(keys)
-    return keys
+    values = head.first_values()
+    if not _good_names.issuperset(values):
+        _check_names(values.keys())
+    return values
 
 
 def _check_names(keys: KeysView[bytes]) -> None:
@@ -200,8 +222,9 @@ def _refuse_repeated(head: HeaderMap, key: bytes) -> None:
 
 
 def _check_content_length(head: HeaderMap) -> int:
-    _refuse_repeated(head, b"content-length")
-    length = content_length(head)
+    if head.has_duplicates:
+        _refuse_repeated(head, b"content-length")
+    length = to_length(head.get_raw(b"content-length") or b"")
     if length is None:
         raise Error(_BAD, "malformed Content-Length")
     return length
@@ -223,7 +246,21 @@ def content_length(head: HeaderMap) -> int | None:
     Source: RFC 9110 section 8.6.
     """
     value = head.get_raw(b"content-length")
-    if value is None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+    return None if value is None else to_length(value)
+
+
+def to_length(value: bytes) -> int | None:
+    """Read the value of a Content-Length.
+
+    Args:
+        value: The text.
+
+    Returns:
+        The length in bytes; None when it is not a plain decimal number below 2**63.
+
+    Source: RFC 9110 section 8.6.
+    """
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         return None
     length = int(value)
     return length if length <= _MAX_LENGTH else None
@@ -235,7 +272,7 @@ def _transfer_codings(head: HeaderMap) -> list[bytes]:
     return [coding.strip(b" \t").lower() for coding in joined.split(b",")]
 
 
-def connection_tokens(head: HeaderMap) -> set[bytes]:
+def connection_tokens(head: HeaderMap) -> AbstractSet[bytes]:
     """Read Connection.
 
     Args:
@@ -246,10 +283,12 @@ def connection_tokens(head: HeaderMap) -> set[bytes]:
 
     Source: RFC 9110 section 7.6.1.
     """
-    values = head.get_all_raw(b"connection")
-    if len(values) == 1 and b"," not in values[0]:
-        return {values[0].lower()} if values[0] else set()
-    joined = b",".join(values).lower()
+    value = head.get_raw(b"connection")
+    if value is None:
+        return _NO_OPTIONS
+    if value in _USUAL_OPTIONS and not head.has_duplicates:
+        return _USUAL_OPTIONS[value]
+    joined = b",".join(head.get_all_raw(b"connection")).lower()
     return {token for part in joined.split(b",") if (token := part.strip(b" \t"))}
 
 
@@ -286,6 +325,25 @@ def request_body_length(request: RequestHeader) -> int:
     raise Error(_BAD, "chunked is not the one and last transfer coding")
 
 
+def has_no_body(status: int, request_method: bytes) -> bool:
+    """Say whether a response has no body, whatever its framing fields declare.
+
+    Args:
+        status: Of the response.
+        request_method: Of the request it answers.
+
+    Returns:
+        True for 1xx, 204, 304, for any answer to HEAD, and for a 2xx to CONNECT.
+
+    Source: RFC 9112 section 6.3, rules 1 and 2.
+    """
+    if request_method == b"GET" and status >= 200:
+        return status in {204, 304}
+    if status < 200 or status in {204, 304} or request_method == b"HEAD":
+        return True
+    return request_method == b"CONNECT" and status < 300
+
+
 def response_body_length(
     response: ResponseHeader, request_method: bytes, options: FramingOptions
 ) -> int:
@@ -304,10 +362,7 @@ def response_body_length(
 
     Source: RFC 9112 section 6.3.
     """
-    status = response.status
-    if status < 200 or status in {204, 304} or request_method == b"HEAD":
-        return 0
-    if request_method == b"CONNECT" and status < 300:
+    if has_no_body(response.status, request_method):
         return 0
     keys = response.keys_lower()
     if b"transfer-encoding" in keys:
@@ -356,9 +411,11 @@ def is_upgrade_request(request: RequestHeader) -> bool:
 
     Source: RFC 9110 sections 7.8 and 9.3.6; RFC 9113 section 3.1 has withdrawn ``h2c``.
     """
+    if request.get_raw(b"upgrade") is None:
+        return request.raw_method == b"CONNECT"
     if request.raw_method == b"CONNECT":
         return True
-    if b"upgrade" not in request.keys_lower() or request.version is not _HTTP_11:
+    if request.version is not _HTTP_11:
         return False
     if b"upgrade" not in connection_tokens(request):
         return False

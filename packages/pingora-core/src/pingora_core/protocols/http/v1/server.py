@@ -22,7 +22,7 @@ from pingora_core.protocols.http.v1.framing import (
     CHUNKED,
     UNTIL_CLOSE,
     connection_tokens,
-    content_length,
+    to_length,
 )
 from pingora_error import PREMATURE_BODY_END, Error, ErrorType
 from pingora_http import Version
@@ -174,9 +174,11 @@ class HttpSession(RequestSide):
             return b""
         if b"transfer-encoding" in values:
             header.remove_headers(_FRAMING_FIELDS)
-        elif b"content-length" in values:
-            self._promise_length(header, end=end)
-            return b""
+        else:
+            length = values.get(b"content-length")
+            if length is not None:
+                self._promise_length(header, length, end=end)
+                return b""
         if end:
             self._response_done = True
             return b"Content-Length: 0\r\n"
@@ -188,9 +190,11 @@ class HttpSession(RequestSide):
         self._writer = BodyWriter(CHUNKED)
         return b"Transfer-Encoding: chunked\r\n"
 
-    def _promise_length(self, header: ResponseHeader, *, end: bool) -> None:
-        length = content_length(header)
-        if length is None or len(header.get_all_raw(b"content-length")) > 1:
+    def _promise_length(self, header: ResponseHeader, value: bytes, *, end: bool) -> None:
+        if header.has_duplicates and len(header.get_all_raw(b"content-length")) > 1:
+            raise Error.internal(ErrorType.INVALID_HTTP_HEADER, "repeated Content-Length to send")
+        length = to_length(value)
+        if length is None:
             raise Error.internal(ErrorType.INVALID_HTTP_HEADER, "malformed Content-Length to send")
         if length == 0:
             self._response_done = True
