@@ -13,7 +13,17 @@ from pingora_core.protocols.http.v1.server import Http1Options
 from pingora_core.upstreams import HttpPeer
 from pingora_error import ErrorSource, ErrorType
 from tests.support.leaks import LeakCheck
-from tests.support.origin_steps import close, hang, read_body, reset, send, sequence, wait
+from tests.support.origin_steps import (
+    close,
+    half_close,
+    hang,
+    read_body,
+    read_piece,
+    reset,
+    send,
+    sequence,
+    wait,
+)
 from tests.support.proxy import RigContext, RigProxy, RunningProxy
 from tests.support.wire import Truncated
 
@@ -39,7 +49,7 @@ _RESPONSES: Final = {
 # --------------------------------------------------------------------------- the upstream dies
 
 
-@pytest.mark.parametrize("end", [reset, close], ids=["reset", "close"])
+@pytest.mark.parametrize("end", [reset, close, half_close], ids=["reset", "close", "half-close"])
 @pytest.mark.parametrize("kind", _RESPONSES)
 async def test_upstream_ends_at_any_byte(
     proxy: Proxy, origin: Origin, app: RigProxy, kind: str, end: Handler
@@ -182,6 +192,34 @@ async def _send_much(client: RawClient) -> None:
             await client.send(b"x" * 65536)
     except (OSError, TimeoutError):
         return
+
+
+@pytest.mark.parametrize("end", [reset, close], ids=["reset", "close"])
+async def test_upstream_dies_within_the_upload(
+    client: RawClient, origin: Origin, app: RigProxy, end: Handler
+) -> None:
+    """An upstream that dies while a body is on its way is a 502 for a client that still sends."""
+    origin.handler = sequence(read_piece, end)
+    await client.send(
+        b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 50_000
+    )
+    response = await client.read_response("PUT")
+
+    assert (response.status, response.get("connection")) == (502, "close")
+    assert (await app.ended()).status == 502
+
+
+async def test_reused_upstream_dies_within_the_upload(client: RawClient, origin: Origin) -> None:
+    """On a reused connection the attempt is repeated, with what was sent so far and the rest."""
+    await client.request("GET", "/bad_lb")
+    origin.handler, rig_handler = sequence(read_piece, reset), origin.handler
+    await client.send(b"PUT /bad_lb HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+    await origin.requests_arrived(2)
+    origin.handler = rig_handler
+    await client.send(b"world")
+    response = await client.read_response("PUT")
+
+    assert (response.status, response.body) == (200, b"helloworld")
 
 
 async def test_upload_that_takes_its_time(origin: Origin) -> None:
