@@ -10,12 +10,12 @@ Run it in front of two local servers and try::
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pingora_core import HttpPeer, Server
+from pingora_core import HttpPeer, Opt, Server
 from pingora_error import Error, HTTPStatus
 from pingora_http import ResponseHeader
 from pingora_proxy import FailToProxy, ProxyHttp, Session, default_status, http_proxy_service
@@ -90,14 +90,16 @@ class Gateway(ProxyHttp[Ctx]):
 
 def main() -> None:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(description="A small API gateway.")
-    parser.add_argument("--listen", default="127.0.0.1:6191")
+    parser = Opt.parser("A small API gateway.")
+    parser.add_argument("--listen", default="127.0.0.1:6191", metavar="ADDRESS")
     parser.add_argument("--users", default="127.0.0.1:8001", help="address of the users service")
     parser.add_argument("--orders", default="127.0.0.1:8002", help="address of the orders service")
     parser.add_argument("--api-key", default="secret")
     args = parser.parse_args()
 
-    server = Server()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    server = Server(Opt.from_namespace(args))
     app = Gateway({"users": args.users, "orders": args.orders}, frozenset({args.api_key}))
     service = http_proxy_service(server.configuration, app, name="gateway")
     service.add_tcp(args.listen)

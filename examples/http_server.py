@@ -8,10 +8,18 @@ Run it and try::
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from pingora_core import HttpServer, Response, ResponseCompressionBuilder, ServeHttp, Server
-from pingora_core.services.listening import Service
+from pingora_core import (
+    HttpServer,
+    Opt,
+    Response,
+    ResponseCompressionBuilder,
+    ServeHttp,
+    Server,
+    Service,
+)
 
 if TYPE_CHECKING:
     from pingora_core import ServerSession
@@ -32,12 +40,16 @@ class EchoApp(ServeHttp):
 
 def main() -> None:
     """Serve until told to stop."""
+    parser = Opt.parser("Echoes what is posted.")
+    parser.add_argument("--listen", default="127.0.0.1:6145", metavar="ADDRESS")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    server = Server(Opt.from_namespace(args))
     app = HttpServer(EchoApp())
     app.add_module(ResponseCompressionBuilder.enable(7))
     service = Service("Echo Service HTTP", app)
-    service.add_tcp("127.0.0.1:6145")
-
-    server = Server()
+    service.add_tcp(args.listen)
     server.add_service(service)
     server.run_forever()
 

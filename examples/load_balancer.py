@@ -8,11 +8,10 @@ Run it as it stands against two public resolvers, or against your own origins::
 
 from __future__ import annotations
 
-import argparse
+import logging
 from typing import TYPE_CHECKING
 
-from pingora_core import HttpPeer, Server
-from pingora_core.conf import ServerConf
+from pingora_core import HttpPeer, Opt, Server, ServerConf
 from pingora_error import Error, HTTPStatus
 from pingora_load_balancing import LoadBalancer
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
@@ -49,7 +48,7 @@ class HostRewritingLB(LB):
 
 def main() -> None:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(description="A TLS load balancer.")
+    parser = Opt.parser("A TLS load balancer.")
     parser.add_argument("upstreams", nargs="*", default=["1.1.1.1:443", "1.0.0.1:443"])
     parser.add_argument("--listen", default="127.0.0.1:6188", help="address to listen on")
     parser.add_argument("--sni", default="one.one.one.one", help="name the upstreams answer to")
@@ -57,7 +56,9 @@ def main() -> None:
     parser.add_argument("--no-filter", action="store_true", help="leave the client's Host alone")
     args = parser.parse_args()
 
-    server = Server(conf=ServerConf(ca_file=args.ca))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    server = Server(Opt.from_namespace(args), ServerConf(ca_file=args.ca))
     upstreams = LoadBalancer(args.upstreams)
     app = LB(upstreams, args.sni) if args.no_filter else HostRewritingLB(upstreams, args.sni)
     lb = http_proxy_service(server.configuration, app)

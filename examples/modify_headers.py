@@ -9,17 +9,19 @@ Run it in front of a local server and try::
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from pingora_core import HttpPeer, Server
+from pingora_core import HttpPeer, Opt, Server
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
 
 if TYPE_CHECKING:
     from pingora_error import Error
     from pingora_http import RequestHeader, ResponseHeader
+
+logger = logging.getLogger("modify_headers")
 
 
 @dataclass(slots=True)
@@ -62,15 +64,23 @@ class HeaderProxy(ProxyHttp[Ctx]):
         written = session.response_written
         status = 0 if written is None else written.status
         milliseconds = (perf_counter() - ctx.started) * 1000
-        print(f"{self.request_summary(session, ctx)} -> {status} in {milliseconds:.1f} ms")
+        summary = self.request_summary(session, ctx)
+        logger.info("%s -> %d in %.1f ms", summary, status, milliseconds)
 
 
 def main() -> None:
     """Serve until told to stop."""
-    server = Server()
-    upstream = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000"
-    service = http_proxy_service(server.configuration, HeaderProxy(upstream))
-    service.add_tcp("127.0.0.1:6190")
+    parser = Opt.parser("Changes headers on their way.")
+    parser.add_argument(
+        "upstream", nargs="?", default="127.0.0.1:8000", help="where all requests go"
+    )
+    parser.add_argument("--listen", default="127.0.0.1:6190", metavar="ADDRESS")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    server = Server(Opt.from_namespace(args))
+    service = http_proxy_service(server.configuration, HeaderProxy(args.upstream))
+    service.add_tcp(args.listen)
     server.add_service(service)
     server.run_forever()
 

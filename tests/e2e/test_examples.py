@@ -1,0 +1,110 @@
+"""The examples do what their first lines say."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.client import RawClient
+from tests.support.origin import Origin
+from tests.support.origin_steps import reply
+from tests.support.process import ROOT, ServerProcess
+
+if TYPE_CHECKING:
+    from tests.support.client import Response
+    from tests.support.origin import Exchange
+
+EXAMPLES = ROOT / "examples"
+
+
+def example(name: str, *arguments: str) -> ServerProcess:
+    return ServerProcess(str(EXAMPLES / name), "--listen", "127.0.0.1:0", *arguments)
+
+
+async def ask(
+    server: ServerProcess, target: str, *fields: tuple[str, str], body: bytes = b""
+) -> Response:
+    host, port = await server.running()
+    async with await RawClient.connect(f"{host}:{port}") as client:
+        method = "POST" if body else "GET"
+        response = await client.request(method, target, fields, body)
+    server.send(signal.SIGTERM)
+    assert await server.wait() == 0
+    return response
+
+
+async def test_http_server_greets() -> None:
+    """GET is greeted."""
+    async with example("http_server.py") as server:
+        response = await ask(server, "/")
+
+    assert (response.status, response.body) == (200, b"Hello World!\n")
+
+
+async def test_http_server_echoes_and_compresses() -> None:
+    """POST is echoed, compressed for who asks for it."""
+    async with example("http_server.py") as server:
+        response = await ask(server, "/", ("Accept-Encoding", "gzip"), body=b"x" * 1000)
+
+    assert response.status == 200
+    assert response.get("content-encoding") == "gzip"
+    assert len(response.body) < 100
+
+
+async def test_modify_headers() -> None:
+    """The request gains the client's address and loses its User-Agent; the response is signed."""
+    async with (
+        Origin(reply(body=b"ok")) as origin,
+        example("modify_headers.py", origin.address) as server,
+    ):
+        response = await ask(server, "/", ("User-Agent", "curl"))
+        received = origin.requests[0]
+        assert any("GET /, Host:" in line and "-> 200" in line for line in server.lines)
+
+    assert response.get("server") == "MyGateway"
+    assert received.get("user-agent") is None
+    assert str(received.get("x-forwarded-for")).startswith("127.0.0.1:")
+
+
+async def _name_yourself(exchange: Exchange) -> None:
+    host = exchange.request.get("host")
+    await exchange.reply("200 OK", f"{host} {exchange.request.target}".encode(), ())
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "status", "body"),
+    [
+        ("/health", [], 200, b'{"status": "ok"}\n'),
+        ("/users/42", [], 401, b'{"error": "a valid X-Api-Key is required"}\n'),
+        ("/users/42?a=b", [("X-Api-Key", "secret")], 200, b"users.internal /42?a=b"),
+        (
+            "/anything",
+            [("X-Api-Key", "secret"), ("X-Service", "orders")],
+            200,
+            b"orders.internal /anything",
+        ),
+        (
+            "/nothing/here",
+            [("X-Api-Key", "secret")],
+            404,
+            b'{"error": "the request could not be served"}\n',
+        ),
+    ],
+    ids=["health", "no key", "by path", "by header", "unknown service"],
+)
+async def test_gateway(
+    target: str, fields: list[tuple[str, str]], status: int, body: bytes
+) -> None:
+    """The gateway routes, checks keys, rewrites, and answers errors in JSON."""
+    async with (
+        Origin(_name_yourself) as users,
+        Origin(_name_yourself) as orders,
+        example("gateway.py", "--users", users.address, "--orders", orders.address) as server,
+    ):
+        response = await ask(server, target, *fields)
+        for origin in (users, orders):
+            assert all(request.get("x-api-key") is None for request in origin.requests)
+
+    assert (response.status, response.body) == (status, body)

@@ -1,0 +1,611 @@
+"""Framing and security of a head, rule by rule, behind either engine.
+
+The sections are of RFC 9112 (HTTP/1.1) unless another RFC is named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pingora_core.protocols.http.v1 import CHUNKED, UNTIL_CLOSE, FramingOptions, HeadLimits
+from pingora_core.protocols.http.v1.framing import (
+    _MAX_GOOD_NAMES,
+    _good_names,
+    check_request_head,
+    check_response_head,
+    connection_tokens,
+    content_length,
+    is_upgrade_request,
+    request_body_length,
+    response_body_length,
+    wants_keepalive,
+)
+from pingora_core.protocols.http.v1.parser import DEFAULT_LIMITS, loosen_response_head
+from pingora_error import Error, ErrorKind, ErrorType, HTTPStatus
+from pingora_http import HeaderMap, RequestHeader, ResponseHeader, Version
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.http.v1 import Http1Parser
+
+_BAD = ErrorType.INVALID_HTTP_HEADER
+_STRICT = FramingOptions()
+
+
+def _request(
+    parser: Http1Parser,
+    fields: bytes = b"",
+    *,
+    line: bytes = b"POST / HTTP/1.1",
+    host: bytes = b"Host: h\r\n",
+    limits: HeadLimits = DEFAULT_LIMITS,
+) -> RequestHeader:
+    raw = line + b"\r\n" + host + fields + b"\r\n"
+    request = parser.parse_request(raw)
+    check_request_head(raw, request, limits)
+    return request
+
+
+def _response(
+    parser: Http1Parser,
+    fields: bytes = b"",
+    *,
+    line: bytes = b"HTTP/1.1 200 OK",
+    limits: HeadLimits = DEFAULT_LIMITS,
+    options: FramingOptions = _STRICT,
+) -> ResponseHeader:
+    raw = loosen_response_head(line + b"\r\n" + fields + b"\r\n", options)
+    response = parser.parse_response(raw)
+    check_response_head(raw, response, limits, options)
+    return response
+
+
+def _refused_request(
+    parser: Http1Parser,
+    fields: bytes = b"",
+    *kinds: ErrorKind,
+    line: bytes = b"POST / HTTP/1.1",
+    host: bytes = b"Host: h\r\n",
+    limits: HeadLimits = DEFAULT_LIMITS,
+) -> None:
+    with pytest.raises(Error) as caught:
+        _request(parser, fields, line=line, host=host, limits=limits)
+    assert caught.value.etype in (kinds or (_BAD,))
+    assert caught.value.esource.value == ""
+
+
+def _refused_response(
+    parser: Http1Parser,
+    fields: bytes = b"",
+    *,
+    line: bytes = b"HTTP/1.1 200 OK",
+    limits: HeadLimits = DEFAULT_LIMITS,
+    options: FramingOptions = _STRICT,
+) -> None:
+    with pytest.raises(Error) as caught:
+        _response(parser, fields, line=line, limits=limits, options=options)
+    assert caught.value.etype is _BAD
+
+
+# ------------------------------------------------------- what a field consists of
+
+
+@pytest.mark.parametrize("number", [*range(32), 127])
+def test_control_characters(parser: Http1Parser, number: int) -> None:
+    """RFC 9110 section 5.5: NUL, CR and LF are dangerous; no other control character passes
+    either, but for the horizontal tab."""
+    field = b"X: a%cb\r\n" % number
+
+    if number == 0x09:
+        assert _request(parser, field).get_raw(b"x") == b"a\tb"
+        assert _response(parser, field).get_raw(b"x") == b"a\tb"
+    else:
+        _refused_request(parser, field)
+        _refused_response(parser, field)
+
+
+def test_obsolete_text_passes(parser: Http1Parser) -> None:
+    """RFC 9110 section 5.5: bytes above ASCII are opaque, and passed on."""
+    text = bytes(range(0x80, 0x100))
+
+    assert _request(parser, b"X: %b\r\n" % text).get_raw(b"x") == text
+    assert _response(parser, b"X: %b\r\n" % text).get_raw(b"x") == text
+
+
+@pytest.mark.parametrize(
+    "fold", [b"X: a\r\n b\r\n", b"X: a\r\n\tb\r\n", b"X:\r\n a\r\n", b"X: a\r\n \r\n"]
+)
+def test_line_folding(parser: Http1Parser, fold: bytes) -> None:
+    """Section 5.2: folded lines are refused, in responses unless an option allows them."""
+    _refused_request(parser, fold)
+    _refused_response(parser, fold)
+
+    options = FramingOptions(allow_obs_fold_in_response=True)
+    assert len(_response(parser, fold, options=options)) == 1
+
+
+def test_a_fold_does_not_hide_framing(parser: Http1Parser) -> None:
+    """Section 5.2: unfolded before it is judged, a folded coding is a coding."""
+    options = FramingOptions(allow_obs_fold_in_response=True)
+    fold = b"Transfer-Encoding:\r\n chunked\r\n"
+
+    response = _response(parser, fold, options=options)
+
+    assert response_body_length(response, b"GET", options) == CHUNKED
+    _refused_response(parser, fold + b"Content-Length: 5\r\n", options=options)
+
+
+def test_white_space_before_the_first_field(parser: Http1Parser) -> None:
+    """Section 2.2: white space after the start line hides a field; it is refused."""
+    options = FramingOptions(
+        allow_obs_fold_in_response=True, allow_space_before_colon_in_response=True
+    )
+
+    _refused_request(parser, b"X: a\r\n", host=b" Host: h\r\n")
+    _refused_response(parser, b" X: a\r\n", options=options)
+
+
+@pytest.mark.parametrize("field", [b"X : a\r\n", b"Content-Length\t: 5\r\n"])
+def test_space_before_the_colon(parser: Http1Parser, field: bytes) -> None:
+    """Section 5.1: white space before the colon is refused, in responses unless allowed."""
+    _refused_request(parser, field)
+    _refused_response(parser, field)
+
+    options = FramingOptions(allow_space_before_colon_in_response=True)
+    assert len(_response(parser, field, options=options)) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"POST / HTTP/1.1\nHost: h\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\rX: y\n\r\n\r\n",
+        b"POST / HTTP/1.1\r\rHost: h\n\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\n\n\r\n\r\n",
+    ],
+)
+def test_bare_line_ends(parser: Http1Parser, raw: bytes) -> None:
+    """Section 2.2: only CRLF ends a line; not even a bare CR and a bare LF that look like one."""
+    with pytest.raises(Error):
+        check_request_head(raw, parser.parse_request(raw), DEFAULT_LIMITS)
+
+
+def test_names_that_an_engine_lets_through_are_judged() -> None:
+    """RFC 9110 section 5.1: the judge does not rely on an engine for names."""
+    for name in (b"", b"a b", b"a\xe9", b"a:"):
+        raw = b"GET / HTTP/1.1\r\nHost: h\r\n%b: x\r\n\r\n" % name
+        items = [(b"Host", b"h"), (name, b"x")]
+        with pytest.raises(Error):
+            check_request_head(
+                raw, RequestHeader.from_wire(b"GET", b"/", Version.HTTP_11, items), DEFAULT_LIMITS
+            )
+
+
+def test_names_are_remembered_within_bounds(parser: Http1Parser) -> None:
+    """A client with new names in every request cannot fill the memory."""
+    for start in range(0, _MAX_GOOD_NAMES + 400, 200):
+        fields = b"".join([b"X-%d: y\r\n" % (start + number) for number in range(200)])
+        _request(parser, fields)
+    _request(parser, b"%b: y\r\n" % (b"z" * 100))
+
+    assert len(_good_names) <= _MAX_GOOD_NAMES
+    assert b"z" * 100 not in _good_names
+
+
+# --------------------------------------------------------------------- sizes
+
+
+def test_limits_of_a_request(parser: Http1Parser) -> None:
+    """RFC 9110 sections 15.5.15, RFC 6585 section 5: 414 for the target, 431 for fields."""
+    limits = HeadLimits(max_head_size=500, max_fields=5, max_target_size=100, max_field_size=200)
+    line = b"GET /%b HTTP/1.1"
+
+    _request(parser, b"X: %b\r\n" % (b"a" * 190), limits=limits)
+    _refused_request(parser, b"X: %b\r\n" % (b"a" * 300), HTTPStatus(431), limits=limits)
+    _refused_request(parser, b"X: %b\r\n" % (b"a" * 190) * 3, HTTPStatus(431), limits=limits)
+    _request(parser, b"X: a\r\n" * 4, limits=limits)
+    _refused_request(parser, b"X: a\r\n" * 5, HTTPStatus(431), limits=limits)
+    _request(parser, line=line % (b"a" * 99), limits=limits)
+    _refused_request(parser, b"", HTTPStatus(414), line=line % (b"a" * 100), limits=limits)
+
+
+def test_limits_of_a_response(parser: Http1Parser) -> None:
+    """A response that is too large is a bad response: no status of ours fits it."""
+    limits = HeadLimits(max_head_size=500, max_fields=5, max_field_size=200)
+
+    _response(parser, b"X: a\r\n" * 5, limits=limits)
+    _refused_response(parser, b"X: a\r\n" * 6, limits=limits)
+    _refused_response(parser, b"X: %b\r\n" % (b"a" * 300), limits=limits)
+    _refused_response(parser, b"X: %b\r\n" % (b"a" * 190) * 3, limits=limits)
+
+
+# ------------------------------------------------------------- request framing
+
+
+def test_no_framing_fields_mean_no_body(parser: Http1Parser) -> None:
+    """Section 6.3, rule 7: a request never ends with the connection, whatever its version."""
+    for version in (b"HTTP/1.0", b"HTTP/1.1"):
+        request = _request(parser, line=b"POST / " + version)
+
+        assert request_body_length(request) == 0
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"DELETE", b"TRACE", b"BREW"])
+def test_the_method_does_not_matter(parser: Http1Parser, method: bytes) -> None:
+    """Section 6: the framing of a request is independent of its method."""
+    request = _request(parser, b"Content-Length: 5\r\n", line=method + b" / HTTP/1.1")
+
+    assert request_body_length(request) == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [(b"0", 0), (b"5", 5), (b"005", 5), (b" \t5 \t", 5), (b"9223372036854775807", 2**63 - 1)],
+)
+def test_content_length(parser: Http1Parser, value: bytes, length: int) -> None:
+    """RFC 9110 section 8.6: Content-Length is 1*DIGIT."""
+    request = _request(parser, b"CONTENT-length:%b\r\n" % value)
+
+    assert request_body_length(request) == content_length(request) == length
+
+
+_BAD_LENGTHS = [
+    b"",
+    b"-1",
+    b"-0",
+    b"+5",
+    b"5.0",
+    b"5e1",
+    b"0x5",
+    b"5_0",
+    b"5 0",
+    b"5,5",
+    b"5, 5",
+    b"5,",
+    b"5;a",
+    b"five",
+    b"\xb2",
+    b"\xd9\xa5",
+    b"9223372036854775808",
+    b"9" * 20,
+    b"0" * 30,
+    b"9" * 5000,
+]
+
+
+@pytest.mark.parametrize("value", _BAD_LENGTHS)
+def test_malformed_content_length(parser: Http1Parser, value: bytes) -> None:
+    """Section 6.3, rule 5: an invalid Content-Length is unrecoverable, lists included."""
+    _refused_request(parser, b"Content-Length: %b\r\n" % value)
+    _refused_response(parser, b"Content-Length: %b\r\n" % value)
+
+
+@pytest.mark.parametrize("second", [b"5", b"6"])
+def test_repeated_content_length(parser: Http1Parser, second: bytes) -> None:
+    """Section 6.3, rule 5: two lengths are refused even if they agree, for the next recipient
+    may count them otherwise."""
+    fields = b"Content-Length: 5\r\nX: y\r\ncontent-length: %b\r\n" % second
+
+    _refused_request(parser, fields)
+    _refused_response(parser, fields)
+
+
+@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b" \tchunked\t "])
+def test_chunked(parser: Http1Parser, value: bytes) -> None:
+    """Section 7: names of transfer codings are case-insensitive."""
+    field = b"Transfer-Encoding:%b\r\n" % value
+
+    assert request_body_length(_request(parser, field)) == CHUNKED
+    assert response_body_length(_response(parser, field), b"GET", _STRICT) == CHUNKED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 0\r\nTransfer-Encoding: identity\r\n",
+        b"Content-Length: 5\r\ntransfer-encoding: gzip, chunked\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: \r\n",
+    ],
+)
+def test_both_framings(parser: Http1Parser, fields: bytes) -> None:
+    """Section 6.1: Transfer-Encoding with Content-Length is an attempt to smuggle."""
+    _refused_request(parser, fields, _BAD, HTTPStatus(501))
+    _refused_response(parser, fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n",
+    ],
+)
+def test_transfer_encoding_in_http10(parser: Http1Parser, fields: bytes) -> None:
+    """Section 6.1: Transfer-Encoding in an HTTP/1.0 message is faulty framing."""
+    _refused_request(parser, fields, _BAD, HTTPStatus(501), line=b"POST / HTTP/1.0")
+    _refused_response(parser, fields, line=b"HTTP/1.0 200 OK")
+
+
+_NOT_FINAL = [
+    b"Transfer-Encoding: identity\r\n",
+    b"Transfer-Encoding: gzip\r\n",
+    b"Transfer-Encoding:\r\n",
+    b"Transfer-Encoding: ,\r\n",
+    b"Transfer-Encoding: chunked, gzip\r\n",
+    b"Transfer-Encoding: chunked, chunked\r\n",
+    b"Transfer-Encoding: chunked, identity, chunked\r\n",
+    b"Transfer-Encoding: chunked,\r\n",
+    b"Transfer-Encoding: , chunked\r\n",
+    b"Transfer-Encoding: chunked; a=b\r\n",
+    b'Transfer-Encoding: "chunked"\r\n',
+    b"Transfer-Encoding: xchunked\r\n",
+    b"Transfer-Encoding: chunkedchunked\r\n",
+    b"Transfer-Encoding: chunked x\r\n",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n",
+    b"Transfer-Encoding: chunked\r\nX: y\r\nTransfer-Encoding: identity\r\n",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n",
+]
+
+
+@pytest.mark.parametrize("fields", _NOT_FINAL)
+def test_chunked_must_be_the_one_and_last_coding(parser: Http1Parser, fields: bytes) -> None:
+    """Section 6.3, rule 4: without chunked as the final coding the length of a request is
+    unknown; section 6.1: chunked is not applied twice. Over all fields, not the last one."""
+    _refused_request(parser, fields, _BAD, HTTPStatus(501))
+    _refused_response(parser, fields)
+    with pytest.raises(Error):
+        request_body_length(RequestHeader("POST", "/", headers=_as_items(fields)))
+
+
+def _as_items(fields: bytes) -> list[tuple[str | bytes, str | bytes]]:
+    lines = [line.partition(b":") for line in fields.split(b"\r\n") if line]
+    return [(name, value) for name, _, value in lines]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: identity, chunked\r\n",
+        b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+    ],
+)
+def test_other_codings_before_chunked(parser: Http1Parser, fields: bytes) -> None:
+    """Section 6.1: a coding that is not understood is answered with 501. In a response it
+    cannot be passed on either."""
+    _refused_request(parser, fields, HTTPStatus(501))
+    _refused_response(parser, fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Transfer-Encoding: \x0bchunked\r\n",
+        b"Transfer-Encoding: chunked\x0c\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: x\rchunked\r\n",
+        b" Transfer-Encoding: chunked\r\n",
+        b"X: y\r\n Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding\x00: chunked\r\n",
+        b"Content-Length: 5\x00\r\n",
+        b"Content-Length: \x0b5\r\n",
+    ],
+)
+def test_hidden_framing(parser: Http1Parser, fields: bytes) -> None:
+    """A framing field in a disguise that some recipients see through is refused."""
+    _refused_request(parser, fields)
+    _refused_response(parser, fields)
+
+
+@pytest.mark.parametrize("name", [b"Transfer_Encoding", b"Content_Length", b"X-Transfer-Encoding"])
+def test_similar_names_are_other_names(parser: Http1Parser, name: bytes) -> None:
+    """RFC 9110 section 5.1: a name is compared whole; others do not frame."""
+    request = _request(parser, b"%b: chunked\r\n" % name)
+
+    assert request_body_length(request) == 0
+
+
+def test_connect_has_no_body(parser: Http1Parser) -> None:
+    """RFC 9110 section 9.3.6: what follows CONNECT is the tunnel, so nothing may count it."""
+    line = b"CONNECT h:443 HTTP/1.1"
+
+    assert request_body_length(_request(parser, line=line)) == 0
+    _request(parser, b"Content-Length: 0\r\n", line=line)
+    _refused_request(parser, b"Content-Length: 5\r\n", line=line)
+    _refused_request(parser, b"Transfer-Encoding: chunked\r\n", line=line)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("Transfer-Encoding", "chunked"), ("Content-Length", "5")],
+        [("Content-Length", "5"), ("Content-Length", "5")],
+        [("Content-Length", "x")],
+    ],
+)
+def test_contradictions_of_a_program(fields: list[tuple[str | bytes, str | bytes]]) -> None:
+    """A head that a filter has spoilt is not sent either."""
+    with pytest.raises(Error) as caught:
+        request_body_length(RequestHeader("POST", "/", headers=fields))
+
+    assert caught.value.etype is _BAD
+
+
+def test_http2_requests_may_be_chunked() -> None:
+    """A request that came by HTTP/2 and goes on by HTTP/1 gets its framing from us."""
+    request = RequestHeader("POST", "/", Version.HTTP_20, [("Transfer-Encoding", "chunked")])
+
+    assert request_body_length(request) == CHUNKED
+
+
+# ------------------------------------------------------------ response framing
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199, 204, 304])
+@pytest.mark.parametrize(
+    "field", [b"", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"]
+)
+def test_statuses_without_a_body(parser: Http1Parser, status: int, field: bytes) -> None:
+    """Section 6.3, rule 1: these end with their head, whatever their fields say."""
+    response = _response(parser, field, line=b"HTTP/1.1 %d X" % status)
+
+    assert response_body_length(response, b"GET", _STRICT) == 0
+
+
+@pytest.mark.parametrize(
+    "field", [b"", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"]
+)
+def test_methods_without_a_body(parser: Http1Parser, field: bytes) -> None:
+    """Section 6.3, rules 1 and 2: HEAD, and a CONNECT that succeeded."""
+    response = _response(parser, field)
+    refusal = _response(parser, b"Content-Length: 5\r\n", line=b"HTTP/1.1 403 No")
+
+    assert response_body_length(response, b"HEAD", _STRICT) == 0
+    assert response_body_length(response, b"CONNECT", _STRICT) == 0
+    assert response_body_length(refusal, b"CONNECT", _STRICT) == 5
+
+
+def test_a_response_may_end_with_the_connection(parser: Http1Parser) -> None:
+    """Section 6.3, rule 8."""
+    assert response_body_length(_response(parser), b"GET", _STRICT) == UNTIL_CLOSE
+
+
+def test_a_response_with_a_length(parser: Http1Parser) -> None:
+    """Section 6.3, rule 6."""
+    for line in (b"HTTP/1.0 200 OK", b"HTTP/1.1 404 Not Found"):
+        response = _response(parser, b"Content-Length: 5\r\n", line=line)
+
+        assert response_body_length(response, b"GET", _STRICT) == 5
+
+
+def test_a_bad_length_is_bad_even_without_a_body(parser: Http1Parser) -> None:
+    """Section 6.3, rule 5: a bad length is passed on to nobody, so it is refused everywhere."""
+    _refused_response(parser, b"Content-Length: x\r\n", line=b"HTTP/1.1 304 X")
+
+
+@pytest.mark.parametrize("value", _BAD_LENGTHS)
+def test_invalid_lengths_may_be_allowed(parser: Http1Parser, value: bytes) -> None:
+    """With the option a response of invalid length ends with the connection."""
+    options = FramingOptions(allow_invalid_response_content_length=True)
+
+    response = _response(parser, b"Content-Length: %b\r\nA: b\r\n" % value, options=options)
+
+    assert response_body_length(response, b"GET", options) == UNTIL_CLOSE
+    assert list(response) == [("A", "b")]
+
+
+def test_allowing_invalid_lengths_changes_no_valid_one(parser: Http1Parser) -> None:
+    """The option is about invalid lengths only, and not about two framings."""
+    options = FramingOptions(allow_invalid_response_content_length=True)
+
+    response = _response(parser, b"Content-Length: 5\r\n", options=options)
+
+    assert response_body_length(response, b"GET", options) == 5
+    _refused_response(
+        parser, b"Content-Length: x\r\nTransfer-Encoding: chunked\r\n", options=options
+    )
+
+
+def test_lengths_of_a_response_that_was_not_parsed() -> None:
+    """A head that came another way is judged by the same rules."""
+    options = FramingOptions(allow_invalid_response_content_length=True)
+    response = ResponseHeader(200, headers=[("Content-Length", "x")])
+
+    assert response_body_length(response, b"GET", options) == UNTIL_CLOSE
+    with pytest.raises(Error):
+        response_body_length(response, b"GET", _STRICT)
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 600 X", b"HTTP/1.1 999 X"])
+def test_statuses_that_nobody_defines(parser: Http1Parser, line: bytes) -> None:
+    """RFC 9110 section 15: a status beyond 599 is invalid."""
+    _refused_response(parser, line=line)
+
+
+@pytest.mark.parametrize(
+    "line", [b"HTTP/1.0 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 200 ", b"HTTP/1.3 404 \xff a\t"]
+)
+def test_status_lines(parser: Http1Parser, line: bytes) -> None:
+    """Section 4: all versions of the major one, with and without phrase."""
+    assert _response(parser, b"A: b\r\n", line=line).status == int(line[9:12])
+
+
+def test_a_status_line_read_wrongly() -> None:
+    """What an engine says about the line must be what the line says."""
+    raw = b"HTTP/1.0 200 OK\r\n\r\n"
+    for response in (
+        ResponseHeader(200, reason="OK"),
+        ResponseHeader(201, Version.HTTP_10, reason="OK"),
+        ResponseHeader(200, Version.HTTP_10, reason="Fine"),
+    ):
+        with pytest.raises(Error):
+            check_response_head(raw, response, DEFAULT_LIMITS, _STRICT)
+
+
+# ---------------------------------------------------------- what else a head says
+
+
+@pytest.mark.parametrize(
+    ("values", "tokens"),
+    [
+        ([], set()),
+        ([""], set()),
+        (["Close"], {b"close"}),
+        (["keep-alive, X-A ,, Upgrade\t"], {b"keep-alive", b"x-a", b"upgrade"}),
+        (["a", "b, c"], {b"a", b"b", b"c"}),
+    ],
+)
+def test_connection_tokens(values: list[str], tokens: set[bytes]) -> None:
+    """RFC 9110 section 7.6.1: options of all Connection fields, case-insensitive."""
+    head = HeaderMap([("X", "y"), *[("Connection", value) for value in values]])
+
+    assert connection_tokens(head) == tokens
+
+
+@pytest.mark.parametrize(
+    ("version", "values", "kept"),
+    [
+        (Version.HTTP_11, [], True),
+        (Version.HTTP_11, ["keep-alive"], True),
+        (Version.HTTP_11, ["Upgrade"], True),
+        (Version.HTTP_11, ["Close"], False),
+        (Version.HTTP_11, ["x, close"], False),
+        (Version.HTTP_11, ["keep-alive", "close"], False),
+        (Version.HTTP_11, ["close", "keep-alive"], False),
+        (Version.HTTP_10, [], False),
+        (Version.HTTP_10, ["x"], False),
+        (Version.HTTP_10, ["keep-alive"], True),
+        (Version.HTTP_10, ["Keep-Alive, x"], True),
+        (Version.HTTP_10, ["keep-alive, close"], False),
+    ],
+)
+def test_keepalive(version: Version, values: list[str], kept: bool) -> None:
+    """Section 9.3: close wins; HTTP/1.1 keeps by default, HTTP/1.0 when asked."""
+    headers: list[tuple[str | bytes, str | bytes]] = [("Connection", value) for value in values]
+
+    assert wants_keepalive(RequestHeader("GET", "/", version, headers)) is kept
+    assert wants_keepalive(ResponseHeader(200, version, headers)) is kept
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "asks"),
+    [
+        (b"GET / HTTP/1.1", b"Connection: Upgrade\r\nUpgrade: websocket\r\n", True),
+        (b"GET / HTTP/1.1", b"Connection: x, upgrade\r\nUpgrade: a, b\r\n", True),
+        (b"GET / HTTP/1.1", b"Upgrade: websocket\r\n", False),
+        (b"GET / HTTP/1.1", b"Connection: Upgrade\r\n", False),
+        (b"GET / HTTP/1.1", b"Connection: close\r\nUpgrade: websocket\r\n", False),
+        (b"GET / HTTP/1.0", b"Connection: Upgrade\r\nUpgrade: websocket\r\n", False),
+        (b"CONNECT h:443 HTTP/1.1", b"", True),
+    ],
+)
+def test_upgrade_requests(parser: Http1Parser, line: bytes, fields: bytes, asks: bool) -> None:
+    """RFC 9110 section 7.8: Upgrade counts if Connection names it, in HTTP/1.1 only."""
+    assert is_upgrade_request(_request(parser, fields, line=line)) is asks
