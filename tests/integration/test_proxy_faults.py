@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pingora_error import Error
     from pingora_proxy import Session
     from tests.support.client import RawClient
-    from tests.support.origin import Handler, Origin
+    from tests.support.origin import Exchange, Handler, Origin
 
 Proxy = RunningProxy[RigContext]
 
@@ -211,11 +211,18 @@ async def test_upstream_dies_within_the_upload(
 
 async def test_reused_upstream_dies_within_the_upload(client: RawClient, origin: Origin) -> None:
     """On a reused connection the attempt is repeated, with what was sent so far and the rest."""
-    await client.request("GET", "/bad_lb")
-    origin.handler, rig_handler = sequence(read_piece, reset), origin.handler
-    await client.send(b"PUT /bad_lb HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
-    await origin.requests_arrived(2)
-    origin.handler = rig_handler
+
+    async def die_when_reused(exchange: Exchange) -> None:
+        if exchange.request.number:
+            await exchange.read_piece()
+            exchange.reset()
+        else:
+            await exchange.reply(body=await exchange.read_body())
+
+    origin.handler = die_when_reused
+    await client.request("GET", "/")
+    await client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+    await origin.requests_arrived(3)
     await client.send(b"world")
     response = await client.read_response("PUT")
 

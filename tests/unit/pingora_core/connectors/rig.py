@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pingora_core.connectors import TransportConnector
 from pingora_core.protocols.address import InetAddress
 from pingora_error import Error, ErrorType
@@ -17,8 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from pingora_core.connectors import ConnectorOptions, Resolver
+    from pingora_core.protocols.interfaces import Stream
+    from pingora_core.upstreams import HttpPeer
 
-__all__ = ["Names", "Origin", "connector", "echo", "full_backlog", "origin", "unused_port"]
+__all__ = [
+    "Names",
+    "Origin",
+    "connector",
+    "echo",
+    "exchange",
+    "fails",
+    "full_backlog",
+    "origin",
+    "unused_port",
+]
 
 
 @dataclass
@@ -156,3 +170,20 @@ def unused_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+async def exchange(stream: Stream) -> bytes:
+    """Send something and close once it came back."""
+    stream.write(b"ping")
+    data = await stream.read(5.0)
+    stream.close()
+    await stream.wait_closed()
+    return data
+
+
+async def fails(peer: HttpPeer, options: ConnectorOptions | None = None) -> Error:
+    """Connect in vain."""
+    async with connector(options) as transport:
+        with pytest.raises(Error) as caught:
+            await transport.new_stream(peer)
+    return caught.value

@@ -4,9 +4,12 @@ Theory of operation. A connection sets and clears its deadline with every wait a
 deadline ever fires. So `Deadline.set` only stores the new expiry: as long as the deadline already
 sits in a bucket that fires no later, nothing else happens. When the bucket fires and the expiry
 has moved on, the deadline is put into the bucket of its new expiry. A bucket holds all deadlines
-of the same tick (10 ms by default) and is one timer of the event loop.
+of the same tick (10 ms by default) and is one timer of the event loop. Buckets that lie further
+ahead than 4 seconds are 25 ticks wide: connections come and go, and each empty bucket they leave
+behind costs a timer until it fires.
 
-A deadline fires never early and at most one granularity late (plus what the loop is late).
+A deadline fires never early and at most one granularity late, or 25 of them when it was set for
+longer than 4 seconds (plus what the loop is late).
 
 Source: pingora-timeout/src/fast_timeout.rs, timer.rs.
 """
@@ -39,6 +42,10 @@ T = TypeVar("T")
 
 DEFAULT_GRANULARITY: Final = 0.01
 """Seconds; pingora-timeout's RESOLUTION_MS."""
+
+# Seconds ahead from which buckets are wider, and how many ticks wide they are then.
+_FAR: Final = 4.0
+_FAR_WIDTH: Final = 25
 
 # uvloop rounds timers to the nearest millisecond, so half of one early is possible.
 _LOOP_EARLINESS: Final = 0.0005
@@ -96,12 +103,16 @@ class Timers:
         """
         granularity = self.granularity
         tick = math.floor(expiry / granularity) + 1
+        width = 1
+        if expiry - self.clock() > _FAR:
+            width = _FAR_WIDTH
+            tick += -tick % width
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = set()
             self.scheduler.call_at(tick * granularity + _LOOP_EARLINESS, self._fire, tick)
         bucket.add(deadline)
-        return bucket, (tick - 1) * granularity
+        return bucket, (tick - width) * granularity
 
     @property
     def buckets(self) -> int:

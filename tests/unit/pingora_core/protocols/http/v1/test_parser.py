@@ -14,12 +14,13 @@ from pingora_core.protocols.http.v1.parser import (
     find_head_end,
     loosen_response_head,
 )
-from pingora_error import Error, ErrorKind, ErrorType, HTTPStatus
+from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import Version
 from tests.unit.pingora_core.protocols.http.v1.splits import splits
 
 if TYPE_CHECKING:
     from pingora_core.protocols.http.v1 import Http1Parser
+    from pingora_error import ErrorKind
 
 _BAD = ErrorType.INVALID_HTTP_HEADER
 _REQUEST = b"GET /a?b HTTP/1.1\r\nHost: h\r\nX-Custom: \t a b\t \r\nx-custom:c\r\nEmpty:\r\n\r\n"
@@ -188,7 +189,6 @@ def test_malformed_status_lines(parser: Http1Parser, line: bytes) -> None:
         b": b",
         b"A : b",
         b"A\t: b",
-        b" A: b",
         b"A b: c",
         b"A(: b",
         b"\xc3\xa9: b",
@@ -253,6 +253,12 @@ def test_h11_names_a_coding_that_nobody_knows() -> None:
         b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
         HTTPStatus(501),
     )
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nHost: h\r\n", b"HTTP/1.1 200 OK\r\nA: b\r\n"])
+def test_h11_notices_a_head_without_end(head: bytes) -> None:
+    """A head that was cut off by mistake is no head."""
+    _refused(get_parser("h11"), head)
 
 
 # ------------------------------------------------------------ arriving heads

@@ -6,6 +6,8 @@ spaces, other protocols) and knows a fixed list of methods; so the first line is
 
 from __future__ import annotations
 
+from typing import Final
+
 from httptools import (
     HttpParserError,
     HttpParserUpgrade,
@@ -22,6 +24,8 @@ from pingora_error import Error, ErrorType
 from pingora_http import RequestHeader, ResponseHeader
 
 __all__ = ["HttptoolsParser"]
+
+_KNOWN_VERSIONS: Final = (b"HTTP/1.1", b"HTTP/1.0")
 
 
 class _Fields(list[tuple[bytes, bytes]]):
@@ -94,6 +98,9 @@ class HttptoolsParser:
         """
         fields = _Fields()
         status, reason, version = split_status_line(head)
+        if not head.startswith(_KNOWN_VERSIONS):
+            # A higher minor version, which llhttp does not know.
+            head = b"HTTP/1.1" + head[8:]
         try:
             HttpResponseParser(fields).feed_data(head)
         except HttpParserUpgrade:

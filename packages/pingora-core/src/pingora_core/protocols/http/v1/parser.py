@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pingora_core.protocols.http.v1.limits import DEFAULT_LIMITS, HeadLimits
 from pingora_error import Error, ErrorType, HTTPStatus
@@ -72,7 +72,6 @@ class Http1Parser(Protocol):
         """
 
 
-@cache
 def get_parser(name: str = "httptools") -> Http1Parser:
     """Return an engine.
 
@@ -85,17 +84,29 @@ def get_parser(name: str = "httptools") -> Http1Parser:
     Raises:
         ValueError: If there is no such engine.
     """
-    # Imported when chosen: nobody pays for the engine that is not used.
-    if name == "httptools":
-        from pingora_core.protocols.http.v1._httptools import HttptoolsParser  # noqa: PLC0415
+    make = _ENGINES.get(name)
+    if make is None:
+        msg = f"no HTTP/1 parser {name!r}; there are {' and '.join(map(repr, _ENGINES))}"
+        raise ValueError(msg)
+    return make()
 
-        return HttptoolsParser()
-    if name == "h11":
-        from pingora_core.protocols.http.v1._h11 import H11Parser  # noqa: PLC0415
 
-        return H11Parser()
-    msg = f"no HTTP/1 parser {name!r}; there are 'httptools' and 'h11'"
-    raise ValueError(msg)
+# Imported when chosen: nobody pays for the engine that is not used.
+@cache
+def _httptools() -> Http1Parser:
+    from pingora_core.protocols.http.v1._httptools import HttptoolsParser  # noqa: PLC0415
+
+    return HttptoolsParser()
+
+
+@cache
+def _h11() -> Http1Parser:
+    from pingora_core.protocols.http.v1._h11 import H11Parser  # noqa: PLC0415
+
+    return H11Parser()
+
+
+_ENGINES: Final = {"httptools": _httptools, "h11": _h11}
 
 
 def find_head_end(buffer: bytes, start: int) -> int:
