@@ -93,6 +93,19 @@ async def test_bad_head(client: RawClient, origin: Origin, app: RigProxy, name: 
     assert len(origin.requests) == 1
 
 
+async def test_endless_informational_heads(
+    client: RawClient, origin: Origin, app: RigProxy
+) -> None:
+    """An upstream that sends one 103 after the other, and nothing else, is given up."""
+    origin.handler = sequence(send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000), hang)
+
+    response = await client.request("GET", "/")
+
+    assert response.status == 502
+    assert 0 < len(response.informational) < 100
+    await origin.all_closed()
+
+
 @pytest.mark.parametrize("name", BAD_HEADS)
 async def test_bad_head_with_the_reference_engine(origin: Origin, name: str) -> None:
     """The other parser engine refuses the same heads."""

@@ -73,6 +73,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         self.downstream_modules = HttpModules()
         app.init_downstream_modules(self.downstream_modules)
         self._overrides = Overrides(app)
+        self._is_plain = not self._overrides.acts_before_upstream
 
     # ------------------------------------------------------------ one request
 
@@ -98,27 +99,23 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             self._filter_pages(own, ctx)
         if error is None:
             try:
-                if not (self._acts_before_upstream(own) and await self._before_upstream(own, ctx)):
+                # Where nothing happens before the upstream is chosen, no coroutine is made for it.
+                if (
+                    self._is_plain
+                    and own.active_modules is None
+                    and session.request.raw_method != b"CONNECT"
+                ) or not await self._before_upstream(own, ctx):
                     await self._proxy_with_retries(own, ctx)
             except Error as failure:
                 error = failure
             except Exception as failure:  # noqa: BLE001 - a callback may raise anything
                 error = as_error(failure, own.phase)
-        alive = True
         if error is None:
             session.flush()
-        else:
-            alive = await self._fail(own, error, ctx)
+        alive = error is None or await self._fail(own, error, ctx)
         if self._overrides.logging:
             await self._log(own, error, ctx)
         return alive and await self._finish(own, ctx)
-
-    def _acts_before_upstream(self, session: Session) -> bool:
-        return (
-            self._overrides.acts_before_upstream
-            or session.active_modules is not None
-            or session.req_header.raw_method == b"CONNECT"
-        )
 
     async def _before_upstream(self, session: Session, ctx: CTX) -> bool:
         # The phases before an upstream is chosen; says whether one of them answered.
@@ -202,10 +199,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             session.phase = phase
             raise judged from judged.cause
         finally:
-            if upstream.can_reuse:
-                connector.release_http_session(upstream, peer)
-            else:
-                upstream.shutdown()
+            connector.release_http_session(upstream, peer)
 
     async def _connect(self, session: Session, peer: HttpPeer, ctx: CTX) -> ClientSession:
         session.phase = "connect"

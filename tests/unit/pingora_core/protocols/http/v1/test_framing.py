@@ -262,6 +262,24 @@ def test_http2_requests_may_be_chunked() -> None:
 # ------------------------------------------------------------ response framing
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"",
+        b"Upgrade: x\r\n",
+        b"Connection: Upgrade\r\n",
+        b"Connection: Upgrade\r\nUpgrade:\r\n",
+        b"Connection: close\r\nUpgrade: x\r\n",
+    ],
+)
+def test_101_without_upgrade(parser: Http1Parser, fields: bytes) -> None:
+    """RFC 9110 sections 7.8, 15.2.2: 101 says which protocol follows, and Connection says so."""
+    switch = b"Connection: x, upgrade\r\nUpgrade: y\r\n"
+
+    refused_response(parser, fields, line=b"HTTP/1.1 101 X")
+    assert read_response(parser, switch, line=b"HTTP/1.1 101 X").status == 101
+
+
 @pytest.mark.parametrize("status", [100, 102, 103, 199, 204, 304])
 @pytest.mark.parametrize(
     "field", [b"", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"]

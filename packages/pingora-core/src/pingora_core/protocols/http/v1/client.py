@@ -38,6 +38,9 @@ __all__ = ["HttpSession"]
 
 _STRICT = FramingOptions()
 
+# 1xx heads before the final one; nothing else ends a response that never comes to its point.
+_MAX_INFORMATIONAL = 64
+
 
 # What the next bytes of the upstream are. Plain numbers: looking an enum's member up costs more
 # than the comparison, and there are several for each piece.
@@ -60,6 +63,7 @@ class HttpSession(SendSide):
     # A session is made for each exchange; most of them never change most of this.
     _state = _HEAD
     _scanned = 0
+    _informational = 0
     _response: ResponseHeader | None = None
     _remaining = -1
     _reader: BodyReader | None = None
@@ -194,6 +198,9 @@ class HttpSession(SendSide):
         if has_no_body(status, self._method):
             length = 0
         if status < 200 and status != 101:
+            self._informational += 1
+            if self._informational > _MAX_INFORMATIONAL:
+                raise Error(ErrorType.H1_ERROR, "too many informational responses")
             return HeaderTask(response, end=False)
         self._response = response
         if status == 101 or (self._method == b"CONNECT" and status < 300):

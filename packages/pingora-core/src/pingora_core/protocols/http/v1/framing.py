@@ -145,6 +145,9 @@ def check_response_head(
         and raw.startswith(b"HTTP/1.1 %d %b\r\n" % (status, response.raw_reason))
     ):
         _check_status_line(raw, response)
+    if status == 101 and not (values.get(b"upgrade") and b"upgrade" in connection_tokens(response)):
+        # RFC 9110 sections 7.8 and 15.2.2: it must say to what, or nobody knows what follows.
+        raise Error(_BAD, "101 without Upgrade")
     if b"transfer-encoding" in values:
         if b"content-length" in values:
             raise Error(_BAD, "both Transfer-Encoding and Content-Length")

@@ -29,7 +29,6 @@ from pingora_http import Version
 from pingora_http.date import format_http_date
 
 if TYPE_CHECKING:
-    from pingora_core.protocols.interfaces import Stream
     from pingora_http import HeaderMap, ResponseHeader
 
 __all__ = ["Http1Options", "HttpSession", "placeholder_request"]
@@ -66,9 +65,6 @@ class HttpSession(RequestSide):
     _until_close = False
     _held: bytes | None = None
     _unsent = 0
-
-    def __init__(self, stream: Stream, options: Http1Options) -> None:
-        super().__init__(stream, options)
 
     @property
     def response_written(self) -> ResponseHeader | None:
