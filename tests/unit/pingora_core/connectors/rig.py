@@ -12,7 +12,7 @@ import pytest
 
 from pingora_core.connectors import TransportConnector
 from pingora_core.protocols.address import InetAddress
-from pingora_error import Error, ErrorType
+from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     import ssl
@@ -32,6 +32,7 @@ __all__ = [
     "full_backlog",
     "origin",
     "unused_port",
+    "works",
 ]
 
 
@@ -173,12 +174,25 @@ def unused_port() -> int:
 
 
 async def exchange(stream: Stream) -> bytes:
-    """Send something and close once it came back."""
-    stream.write(b"ping")
-    data = await stream.read(5.0)
-    stream.close()
-    await stream.wait_closed()
-    return data
+    """Send something, return what came back, and close."""
+    try:
+        stream.write(b"ping")
+        return await stream.read(5.0)
+    finally:
+        stream.close()
+        await stream.wait_closed()
+
+
+async def works(peer: HttpPeer, options: ConnectorOptions | None = None) -> bool:
+    """Whether a peer can be talked to; its certificate not being accepted is a no."""
+    async with connector(options) as transport:
+        try:
+            stream = await transport.new_stream(peer)
+        except Error as error:
+            if (error.etype, error.esource) != (ErrorType.INVALID_CERT, ErrorSource.UPSTREAM):
+                raise
+            return False
+        return await exchange(stream) == b"ping"
 
 
 async def fails(peer: HttpPeer, options: ConnectorOptions | None = None) -> Error:

@@ -13,7 +13,9 @@ from pingora_core.protocols.l4 import L4Stream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-__all__ = ["Peer", "tcp_pair", "unix_pair"]
+__all__ = ["KIB", "Peer", "tcp_pair", "unix_pair", "write_until_full"]
+
+KIB = 1024
 
 
 class Peer:
@@ -109,3 +111,9 @@ async def unix_pair(
         peer.close()
         stream.abort()
         await stream.wait_closed()
+
+
+def write_until_full(stream: L4Stream) -> None:
+    """Write until the stream asks for a drain."""
+    while not stream.needs_drain:
+        stream.write(b"x" * 64 * KIB)
