@@ -44,7 +44,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
 
     Args:
         app: The user's object.
-        connector: Where upstream connections come from.
+        connector: Where upstream connections come from; closed when the service ends.
         server_options: How the service speaks HTTP to its clients.
         max_retries: Attempts per request at most (Pingora's ``max_retries``).
         retry_buffer_size: Bytes of a request body that are kept for a replay.
@@ -74,6 +74,10 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         app.init_downstream_modules(self.downstream_modules)
         self._overrides = Overrides(app)
         self._is_plain = not self._overrides.acts_before_upstream
+
+    async def cleanup(self) -> None:
+        """Close the idle upstream connections; the service calls this at its end."""
+        await self.connector.close()
 
     # ------------------------------------------------------------ one request
 

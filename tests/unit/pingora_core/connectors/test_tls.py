@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core.connectors import ConnectorOptions, TransportConnector
-from pingora_core.protocols.tls import ALPN, CaBundle, CustomALPN, TlsStream
+from pingora_core.protocols.tls import ALPN, CustomALPN, TlsStream
 from pingora_core.upstreams import HttpPeer, PeerOptions
 from pingora_error import TLS_CONFIG_ERROR, Error, ErrorSource, ErrorType
 from tests.unit.pingora_core.connectors.rig import connector, exchange, fails, origin, works
@@ -16,6 +16,7 @@ from tests.unit.pingora_core.connectors.rig import connector, exchange, fails, o
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pingora_core.protocols.tls import CaBundle
     from tests.support.certificates import IssuedCertificate
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -107,7 +107,7 @@ async def test_a_timeout_interrupts_only_the_wait() -> None:
             await stream.fill(timeout=0.02)
 
         assert caught.value.etype is ErrorType.READ_TIMEDOUT
-        assert 0.02 <= time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 0.5
         await peer.send(b"x")
         assert await stream.read(timeout=1) == b"x"
 

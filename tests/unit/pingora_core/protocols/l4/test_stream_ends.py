@@ -181,7 +181,7 @@ async def test_close_gives_a_stuck_peer_up() -> None:
         stream.close()
         await stream.wait_closed()
 
-        assert 0.02 <= time.monotonic() - start < 1
+        assert time.monotonic() - start < 1
         with pytest.raises(ConnectionResetError):
             await peer.recv_all()
 

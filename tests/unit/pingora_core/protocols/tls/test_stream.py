@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-KIB = 1024
-
 
 # ------------------------------------------------------------------- handshake
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-KIB = 1024
-
 
 async def test_close_notify_is_the_end(server_certificate: IssuedCertificate) -> None:
     """What was sent before it is read; then the end is told again and again."""
