@@ -1,11 +1,13 @@
 """Programmable HTTP proxies: write a class with a few callbacks."""
 
 from pingora_proxy._version import __version__
-from pingora_proxy.hooks import ProxyHttp, default_status
+from pingora_proxy.hooks import ProxyHttp
 from pingora_proxy.outcome import BodyFilterResult, Delayed, FailToProxy
 from pingora_proxy.proxy import HttpProxy
 from pingora_proxy.service import http_proxy, http_proxy_service
 from pingora_proxy.session import Session
+from pingora_proxy.status import default_status
+from pingora_proxy.subrequest import SubrequestSpawner
 
 __all__ = [
     "BodyFilterResult",
@@ -14,6 +16,7 @@ __all__ = [
     "HttpProxy",
     "ProxyHttp",
     "Session",
+    "SubrequestSpawner",
     "__version__",
     "default_status",
     "http_proxy",

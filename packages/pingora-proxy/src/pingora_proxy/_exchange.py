@@ -25,16 +25,15 @@ from pingora_core.protocols.http.task import (
     UpgradedBodyTask,
 )
 from pingora_error import Error, ErrorSource, ErrorType
+from pingora_proxy._response_filters import ResponseFilters
 from pingora_proxy._tunnel import UPGRADED_IDLE, Tunnel
 from pingora_proxy._upstream_request import clean_response, complete_framing, make_upstream_request
 from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
-from pingora_proxy.outcome import Delayed
 
 if TYPE_CHECKING:
     from pingora_core.modules.module import HttpModuleCtx
     from pingora_core.protocols.http.client import ClientSession
-    from pingora_core.protocols.http.compression import ResponseCompressionCtx
     from pingora_core.protocols.http.task import HttpTask
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_http import ResponseHeader
@@ -58,7 +57,8 @@ class Exchange(Generic[CTX]):
     """
 
     # One is made for each attempt; most of them never change most of this.
-    _compression: ResponseCompressionCtx | None = None
+    _filters: ResponseFilters[CTX] | None = None
+    _filters_body = False
     _upload_task: asyncio.Task[None] | None = None
     _upgrade_task: asyncio.Task[None] | None = None
     _upload_error: Error | None = None
@@ -83,13 +83,12 @@ class Exchange(Generic[CTX]):
         self._peer = peer
         self._ctx = ctx
         self._modules: HttpModuleCtx | None = session.active_modules
-        self._filters_header = (
-            overrides.filters_response_header
-            or overrides.filters_body
+        if (
+            overrides.filters_response
             or self._modules is not None
-            or session.req_header.raw_method == b"CONNECT"
-        )
-        self._filters_body = overrides.filters_body or self._modules is not None
+            or session.active_upstream_modules is not None
+        ):
+            self._filter_responses()
 
     async def run(self) -> None:
         """Send the request and relay the response to its end.
@@ -105,6 +104,10 @@ class Exchange(Generic[CTX]):
                 self._down.watch_disconnect(None)
             if self._upload_task is not None or self._upgrade_task is not None:
                 await self._end_second_tasks()
+
+    def _filter_responses(self) -> None:
+        self._filters = ResponseFilters(self._app, self._overrides, self._session, self._ctx)
+        self._filters_body = self._filters.sees_body
 
     async def _end_second_tasks(self) -> None:
         for task in (self._upload_task, self._upgrade_task):
@@ -125,7 +128,8 @@ class Exchange(Generic[CTX]):
         compression = session.active_upstream_compression
         if compression is not None:
             compression.request_filter(down.request)
-            self._filters_header = True
+            if self._filters is None:
+                self._filter_responses()
         has_body = not down.is_body_empty
         complete_framing(request, self._peer, has_body=has_body)
         session.phase = "send request"
@@ -216,8 +220,9 @@ class Exchange(Generic[CTX]):
                 down.send_response_body(task.data, end=end)
             elif (
                 isinstance(task, HeaderTask)
-                and not self._filters_header
+                and self._filters is None
                 and task.header.status >= 200
+                and down.request.raw_method != b"CONNECT"
             ):
                 end = task.end
                 clean_response(task.header)
@@ -276,28 +281,12 @@ class Exchange(Generic[CTX]):
         return True
 
     async def _relay_header(self, header: ResponseHeader, *, end: bool) -> None:
-        session = self._session
-        overrides = self._overrides
         status = header.status
         if status != 101:
             clean_response(header)
-        compression = session.active_upstream_compression
-        if compression is not None and status >= 200:
-            self._compression = compression
-            self._filters_body = True
-            compression.response_header_filter(header, end)
-        if overrides.upstream_response_filter:
-            session.phase = "upstream_response_filter"
-            await self._app.upstream_response_filter(session, header, self._ctx)
-        if overrides.response_filter:
-            session.phase = "response_filter"
-            await self._app.response_filter(session, header, self._ctx)
-        modules = session.active_modules  # a filter may have asked for one only now
-        if modules is not None and status >= 200:
-            self._modules = modules
-            self._filters_body = True
-            await modules.response_header_filter(header, end)
-        session.phase = "relay response"
+        if self._filters is not None:
+            await self._filters.header(header, end=end)
+            self._filters_body = self._filters.sees_body
         if status == 101 or self._down.request.raw_method == b"CONNECT":
             self._down.send_response_header(header, end=end)
             if not end and (status == 101 or 200 <= status < 300):
@@ -317,72 +306,20 @@ class Exchange(Generic[CTX]):
         )
 
     async def _relay_body(self, data: bytes | None, *, end: bool) -> None:
-        if not self._filters_body:
+        if self._filters is None or not self._filters_body:
             self._down.send_response_body(data, end=end)
             return
-        data, delay = await self._filter_body(data, end=end)
+        data, delay = await self._filters.body(data, end=end)
         self._down.send_response_body(data, end=end)
         if delay > 0:
             self._down.flush()
             await asyncio.sleep(delay)
 
-    async def _filter_body(
-        self, data: bytes | None, *, end: bool, tail: bytes | None = None
-    ) -> tuple[bytes | None, float]:
-        # ``tail`` joins what the application makes of the piece, in front of the modules.
-        overrides = self._overrides
-        session = self._session
-        delay = 0.0
-        if self._compression is not None:
-            data = self._compression.response_body_filter(data, end)
-        if overrides.upstream_response_body_filter:
-            session.phase = "upstream_response_body_filter"
-            out = await self._app.upstream_response_body_filter(session, data, end, self._ctx)
-            if isinstance(out, Delayed):
-                delay += out.seconds
-                out = out.body
-            data = out
-        if overrides.response_body_filter:
-            session.phase = "response_body_filter"
-            out = await self._app.response_body_filter(session, data, end, self._ctx)
-            if isinstance(out, Delayed):
-                delay += out.seconds
-                out = out.body
-            data = out
-        if tail:
-            data = (data or b"") + tail
-        modules = self._modules
-        if modules is not None:
-            data = modules.response_body_filter(data, end)
-            if end:
-                done = modules.response_done_filter()
-                if done:
-                    data = (data or b"") + done
-        session.phase = "relay response"
-        return data, delay
-
     async def _relay_trailers(self, task: TrailerTask) -> None:
-        session = self._session
-        overrides = self._overrides
         trailers = task.trailers
-        tail: bytes | None = None
-        if trailers is not None:
-            if overrides.upstream_response_trailer_filter:
-                session.phase = "upstream_response_trailer_filter"
-                await self._app.upstream_response_trailer_filter(session, trailers, self._ctx)
-            if overrides.response_trailer_filter:
-                session.phase = "response_trailer_filter"
-                tail = await self._app.response_trailer_filter(session, trailers, self._ctx)
-                if tail is not None:
-                    trailers = None
-        if self._filters_body:
-            # The filters learn the end of the body here; what they held back comes out now.
-            tail, _ = await self._filter_body(None, end=True, tail=tail)
-        if self._modules is not None and trailers is not None:
-            more = self._modules.response_trailer_filter(trailers)
-            if more:
-                tail = (tail or b"") + more
-        self._down.send_response_body(tail)
+        if self._filters is not None:
+            tail, trailers = await self._filters.trailers(trailers)
+            self._down.send_response_body(tail)
         self._down.send_response_trailers(trailers)
 
     # ---------------------------------------------------------------- upgrade

@@ -23,10 +23,12 @@ class Overrides:
     Attributes:
         acts_before_upstream: Whether any callback runs before an upstream is chosen.
         filters_body: Whether any callback sees pieces of the response body.
-        filters_response_header: Whether any callback sees response heads.
+        filters_response: Whether any callback sees anything of a response.
     """
 
     _NAMES = (
+        "adjust_upstream_modules",
+        "allow_spawning_subrequest",
         "connected_to_upstream",
         "early_request_filter",
         "fail_to_connect",
@@ -45,14 +47,16 @@ class Overrides:
         "upstream_response_trailer_filter",
     )
 
-    __slots__ = (*_NAMES, "acts_before_upstream", "filters_body", "filters_response_header")
+    __slots__ = (*_NAMES, "acts_before_upstream", "filters_body", "filters_response")
 
     connected_to_upstream: bool
     early_request_filter: bool
     fail_to_connect: bool
     filters_body: bool
-    filters_response_header: bool
+    filters_response: bool
     acts_before_upstream: bool
+    adjust_upstream_modules: bool
+    allow_spawning_subrequest: bool
     logging: bool
     on_connection_reuse: bool
     persist_connection_context: bool
@@ -74,9 +78,17 @@ class Overrides:
             setattr(self, name, getattr(mine, "__func__", mine) is not default)
         self.acts_before_upstream = (
             self.on_connection_reuse
+            or self.allow_spawning_subrequest
             or self.early_request_filter
             or self.request_filter
             or self.proxy_upstream_filter
         )
-        self.filters_response_header = self.upstream_response_filter or self.response_filter
         self.filters_body = self.response_body_filter or self.upstream_response_body_filter
+        self.filters_response = (
+            self.filters_body
+            or self.adjust_upstream_modules
+            or self.upstream_response_filter
+            or self.response_filter
+            or self.upstream_response_trailer_filter
+            or self.response_trailer_filter
+        )

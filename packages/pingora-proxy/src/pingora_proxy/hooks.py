@@ -16,8 +16,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pingora_core.modules.compression import ResponseCompressionBuilder
-from pingora_error import ErrorSource, ErrorType, HTTPStatus
 from pingora_proxy.outcome import FailToProxy
+from pingora_proxy.status import default_status
 
 if TYPE_CHECKING:
     from pingora_core.modules.module import HttpModules
@@ -28,51 +28,9 @@ if TYPE_CHECKING:
     from pingora_proxy.outcome import BodyFilterResult
     from pingora_proxy.session import Session
 
-__all__ = ["CTX", "ProxyHttp", "default_status"]
+__all__ = ["CTX", "ProxyHttp"]
 
 CTX = TypeVar("CTX")
-
-_TIMEOUTS = frozenset(
-    {
-        ErrorType.CONNECT_TIMEDOUT,
-        ErrorType.TLS_HANDSHAKE_TIMEDOUT,
-        ErrorType.READ_TIMEDOUT,
-        ErrorType.WRITE_TIMEDOUT,
-    }
-)
-_CLIENT_GONE = frozenset(
-    {
-        ErrorType.WRITE_ERROR,
-        ErrorType.WRITE_TIMEDOUT,
-        ErrorType.READ_ERROR,
-        ErrorType.CONNECTION_CLOSED,
-    }
-)
-
-
-def default_status(error: Error) -> int:
-    """Map an error to the status that tells a client about it.
-
-    Args:
-        error: What ended the request.
-
-    Returns:
-        The status; 0 when there is nobody left to tell. An ``HTTPStatus`` kind names its own;
-        from upstream 504 for deadlines, else 502; from downstream 408 for a request that came
-        too slowly, 0 for a client that is gone, else 400; from inside 500.
-    """
-    kind = error.etype
-    if isinstance(kind, HTTPStatus):
-        return kind.code
-    match error.esource:
-        case ErrorSource.UPSTREAM:
-            return 504 if kind in _TIMEOUTS else 502
-        case ErrorSource.DOWNSTREAM:
-            if kind is ErrorType.READ_TIMEDOUT:
-                return 408
-            return 0 if kind in _CLIENT_GONE else 400
-        case _:
-            return 500
 
 
 class ProxyHttp(ABC, Generic[CTX]):
@@ -93,6 +51,13 @@ class ProxyHttp(ABC, Generic[CTX]):
                 until a filter gives it a level.
         """
         modules.add_module(ResponseCompressionBuilder.enable(0))
+
+    def init_upstream_modules(self, modules: HttpModules) -> None:
+        """Register the modules that see responses as they come from upstreams.
+
+        Args:
+            modules: Where to add them; none by default.
+        """
 
     # ---------------------------------------------------------------- the request
 
@@ -120,6 +85,18 @@ class ProxyHttp(ABC, Generic[CTX]):
             session: The request.
             ctx: Its context.
         """
+
+    async def allow_spawning_subrequest(self, session: Session, ctx: CTX) -> bool:
+        """Decide whether later phases may start subrequests.
+
+        Args:
+            session: The request.
+            ctx: Its context.
+
+        Returns:
+            True to have ``session.subrequest_spawner`` set.
+        """
+        return False
 
     async def request_filter(self, session: Session, ctx: CTX) -> bool:
         """Check, rewrite or answer the request.
@@ -220,6 +197,18 @@ class ProxyHttp(ABC, Generic[CTX]):
         return body
 
     # ---------------------------------------------------------- from the upstream
+
+    async def adjust_upstream_modules(
+        self, session: Session, upstream_response: ResponseHeader, end_of_stream: bool, ctx: CTX
+    ) -> None:
+        """Tune ``session.upstream_modules_ctx`` once the upstream's head is known, 1xx included.
+
+        Args:
+            session: The request.
+            upstream_response: The head, hop-by-hop fields already removed.
+            end_of_stream: Whether the message ends with it.
+            ctx: The context.
+        """
 
     async def upstream_response_filter(
         self, session: Session, upstream_response: ResponseHeader, ctx: CTX

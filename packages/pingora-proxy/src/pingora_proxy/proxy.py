@@ -18,9 +18,11 @@ from pingora_error import Error, ErrorType, HTTPStatus, RetryType
 from pingora_proxy._exchange import Exchange
 from pingora_proxy._overrides import Overrides
 from pingora_proxy._user_errors import as_error
-from pingora_proxy.hooks import CTX, default_status
+from pingora_proxy.hooks import CTX
 from pingora_proxy.outcome import FailToProxy
-from pingora_proxy.session import Session
+from pingora_proxy.session import ProxyModules, Session
+from pingora_proxy.status import default_status
+from pingora_proxy.subrequest import SubrequestSpawner
 
 if TYPE_CHECKING:
     from pingora_core.apps.http_app import HttpServerOptions
@@ -53,6 +55,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         app: The user's object.
         connector: Where upstream connections come from.
         downstream_modules: The modules that see requests and responses of clients.
+        upstream_modules: The modules that see responses as they come from upstreams.
     """
 
     def __init__(
@@ -72,11 +75,16 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         self.retry_buffer_size = retry_buffer_size
         self.downstream_modules = HttpModules()
         app.init_downstream_modules(self.downstream_modules)
+        self.upstream_modules = HttpModules()
+        app.init_upstream_modules(self.upstream_modules)
+        self._modules = ProxyModules(self.downstream_modules, self.upstream_modules)
+        self._subrequests = SubrequestSpawner(self.process_new_http)
         self._overrides = Overrides(app)
         self._is_plain = not self._overrides.acts_before_upstream
 
     async def cleanup(self) -> None:
-        """Close the idle upstream connections; the service calls this at its end."""
+        """End subrequests and idle upstream connections; the service calls this at its end."""
+        await self._subrequests.close()
         await self.connector.close()
 
     # ------------------------------------------------------------ one request
@@ -97,7 +105,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 return False
         except Error as bad_request:
             error = bad_request
-        own = Session(session, self.downstream_modules, shutdown)
+        own = Session(session, self._modules, shutdown)
         ctx = self.app.new_ctx()
         if self._overrides.response_filter:
             self._filter_pages(own, ctx)
@@ -136,6 +144,10 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if overrides.early_request_filter:
             session.phase = "early_request_filter"
             await app.early_request_filter(session, ctx)
+        if overrides.allow_spawning_subrequest:
+            session.phase = "allow_spawning_subrequest"
+            if await app.allow_spawning_subrequest(session, ctx):
+                session.subrequest_spawner = self._subrequests
         modules = session.active_modules
         if modules is not None:
             session.phase = "modules' request_header_filter"

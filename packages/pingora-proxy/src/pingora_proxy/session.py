@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pingora_core.protocols.http.error_page import generate_error
+from pingora_core.protocols.http.subrequest import SubrequestSession
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,8 +18,21 @@ if TYPE_CHECKING:
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
+    from pingora_proxy.subrequest import SubrequestSpawner
 
-__all__ = ["Session"]
+__all__ = ["ProxyModules", "Session"]
+
+
+class ProxyModules(NamedTuple):
+    """The modules of a service.
+
+    Attributes:
+        downstream: Those that see requests and responses of clients.
+        upstream: Those that see responses as they come from upstreams.
+    """
+
+    downstream: HttpModules
+    upstream: HttpModules
 
 
 class Session:
@@ -35,29 +49,39 @@ class Session:
     Attributes:
         downstream_session: The client's side, whatever its HTTP version.
         phase: Name of the callback or step that runs now; for logs.
+        shutdown_watch: Tells when the server stops.
+        subrequest_spawner: Starts subrequests, where ``allow_spawning_subrequest`` has allowed
+            it; else None.
     """
 
     __slots__ = (
         "_modules",
         "_modules_ctx",
         "_page_filter",
-        "_shutdown",
         "_upstream_compression",
+        "_upstream_modules_ctx",
         "_upstream_session",
         "downstream_session",
         "phase",
+        "shutdown_watch",
+        "subrequest_spawner",
     )
 
     def __init__(
-        self, downstream_session: ServerSession, modules: HttpModules, shutdown: ShutdownWatch
+        self, downstream_session: ServerSession, modules: ProxyModules, shutdown: ShutdownWatch
     ) -> None:
         self.downstream_session = downstream_session
         self.phase = "new_ctx"
         self._modules = modules
+        downstream, upstream = modules
         self._modules_ctx: HttpModuleCtx | None = (
-            modules.build_ctx(downstream_session) if modules.has_eager else None
+            downstream.build_ctx(downstream_session) if downstream.has_eager else None
         )
-        self._shutdown = shutdown
+        self._upstream_modules_ctx: HttpModuleCtx | None = (
+            upstream.build_ctx(downstream_session) if upstream.has_eager else None
+        )
+        self.shutdown_watch = shutdown
+        self.subrequest_spawner: SubrequestSpawner | None = None
         self._page_filter: Callable[[ResponseHeader], Awaitable[None]] | None = None
         self._upstream_compression: ResponseCompressionCtx | None = None
         self._upstream_session: ClientSession | None = None
@@ -109,15 +133,34 @@ class Session:
     @property
     def is_process_shutting_down(self) -> bool:
         """Whether the server has begun to stop."""
-        return self._shutdown.is_shutting_down
+        return self.shutdown_watch.is_shutting_down
+
+    @property
+    def is_subrequest(self) -> bool:
+        """Whether the request has no client but was made by the proxy itself."""
+        return isinstance(self.downstream_session, SubrequestSession)
 
     @property
     def downstream_modules_ctx(self) -> HttpModuleCtx:
         """The module instances of this request."""
         ctx = self._modules_ctx
         if ctx is None:
-            ctx = self._modules_ctx = self._modules.build_ctx(self.downstream_session)
+            ctx = self._modules_ctx = self._modules.downstream.build_ctx(self.downstream_session)
         return ctx
+
+    @property
+    def upstream_modules_ctx(self) -> HttpModuleCtx:
+        """The instances of this request of the modules on the upstream's side."""
+        ctx = self._upstream_modules_ctx
+        if ctx is None:
+            ctx = self._modules.upstream.build_ctx(self.downstream_session)
+            self._upstream_modules_ctx = ctx
+        return ctx
+
+    @property
+    def active_upstream_modules(self) -> HttpModuleCtx | None:
+        """The module instances on the upstream's side, if there are any."""
+        return self._upstream_modules_ctx
 
     @property
     def active_modules(self) -> HttpModuleCtx | None:
