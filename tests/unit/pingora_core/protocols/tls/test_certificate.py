@@ -106,7 +106,7 @@ def test_key_kinds_that_tls_knows(
 
 def test_a_key_of_a_kind_that_tls_does_not_know(server_certificate: IssuedCertificate) -> None:
     """DSA keys load, but no handshake can use them."""
-    key = dsa.generate_private_key(2048)
+    key = dsa.generate_private_key(1024)
 
     with pytest.raises(Error, match="TLS cannot use a") as caught:
         CertKey.from_pem(server_certificate.cert_pem, pem_of(key))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pingora_core.protocols.digest import Digest, SocketDigest, TimingDigest
 from pingora_core.protocols.interfaces import Stream
 from pingora_core.protocols.l4 import sockopt
+from pingora_core.protocols.l4._batch import BATCH_LIMIT, get_batch
 from pingora_core.runtime.timers import Deadline, get_timers
 from pingora_error import Error, ErrorType
 
@@ -32,6 +33,7 @@ class TransportStream(Stream):
     """
 
     __slots__ = (
+        "_batch",
         "_closed",
         "_digest",
         "_drain_waiter",
@@ -41,6 +43,8 @@ class TransportStream(Stream):
         "_loop",
         "_lost",
         "_lost_cause",
+        "_outgoing",
+        "_outgoing_size",
         "_transport",
         "_unwritable",
         "_write_deadline",
@@ -53,6 +57,10 @@ class TransportStream(Stream):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._batch = get_batch(loop)
+        # What was written in this turn and goes out at its end.
+        self._outgoing: list[bytes | bytearray | memoryview] = []
+        self._outgoing_size = 0
         self._established_ts = 0.0
         self._id: int | None = None
         self._digest: Digest | None = None
@@ -131,14 +139,33 @@ class TransportStream(Stream):
     # ---------------------------------------------------------------- writing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes, without waiting.
+        """Send bytes, without waiting: small ones at the end of this turn of the loop.
 
         Args:
             data: What to send; kept by reference, so it must not change afterwards.
         """
         if self._unwritable:
             raise self._write_failure()
-        self._transport.write(data)
+        size = self._outgoing_size + len(data)
+        if size >= BATCH_LIMIT:
+            self.flush_writes()
+            self._transport.write(data)
+            return
+        if not self._outgoing:
+            self._batch.add(self)
+        self._outgoing.append(data)
+        self._outgoing_size = size
+
+    def flush_writes(self) -> None:
+        """Hand over to the transport what was held back; the end of the turn calls this."""
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+        outgoing.clear()
+        self._outgoing_size = 0
+        if not self._lost:
+            self._transport.write(data)
 
     async def drain(self, timeout: float | None = None) -> None:
         """Wait until less is unsent than the low-water mark; see `Stream.drain`.
@@ -181,6 +208,7 @@ class TransportStream(Stream):
         if self._wrote_eof:
             return
         self._wrote_eof = self._unwritable = True
+        self.flush_writes()
         try:
             self._transport.write_eof()
         except OSError as error:

@@ -264,6 +264,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """
         if self._closed or self._lost:
             return
+        self.flush_writes()
         self._detach_owner()
         transport = self._transport
         if discard_input and not self._eof:
@@ -286,6 +287,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
             return
         if not self._closed:
             self._detach_owner()
+        self._outgoing.clear()
         self._reset_on_close()
         self._transport.abort()
 
