@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +29,17 @@ while True:
 """
 
 
+def _goes_away(port: int) -> bool:
+    # A killed process takes a moment to let go of its sockets.
+    for _ in range(500):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def test_a_tree_of_processes_is_measured_and_ended(tmp_path: Path) -> None:
     """CPU and memory of children count, and stopping the parent is enough."""
     port = free_port()
@@ -45,6 +58,7 @@ def test_a_tree_of_processes_is_measured_and_ended(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="server ended with exit code"):
         running.check_alive()
     assert running.rss_kib() == 0
+    assert _goes_away(port)
 
 
 def test_a_server_that_ends_at_once_is_reported_with_its_words(tmp_path: Path) -> None:

@@ -165,6 +165,37 @@ async def test_every_kind_of_bytes_can_be_written(
         assert await peer.recv_all() == b"abc"
 
 
+async def test_small_writes_of_one_turn_leave_together_and_in_order() -> None:
+    """They go out at the end of the turn; a large one takes those before it along at once."""
+    async with tcp_pair() as (stream, peer):
+        stream.write(b"small ")
+        stream.write(bytearray(b"and "))
+        stream.write(memoryview(b"small, "))
+        with pytest.raises(BlockingIOError):
+            peer.sock.recv(1)
+        first = await peer.recv()
+        stream.write(b"x")
+        stream.write(b"y" * 20 * KIB)
+        second = peer.sock.recv(30 * KIB)
+
+    assert first == b"small and small, "
+    assert second.startswith(b"xyyy")
+
+
+async def test_closing_sends_what_was_held_back_and_aborting_drops_it() -> None:
+    """A close in the turn of a write loses nothing; an abort sends nothing that was not sent."""
+    async with tcp_pair() as (closed, at_closed), tcp_pair() as (aborted, at_aborted):
+        closed.write(b"bye")
+        closed.close()
+        aborted.write(b"secret")
+        aborted.abort()
+        received = await at_closed.recv_all()
+        with pytest.raises(ConnectionResetError):
+            await at_aborted.recv()
+
+    assert received == b"bye"
+
+
 async def test_a_fast_sender_is_held_back() -> None:
     """A peer that sends more than anyone reads fills the buffer a little and then waits."""
     async with tcp_pair(partial(L4Stream, read_buffer=16 * KIB), buffers=16 * KIB) as (
