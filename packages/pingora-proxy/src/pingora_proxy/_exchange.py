@@ -207,7 +207,6 @@ class Exchange(Generic[CTX]):
         while True:
             task = up.next_task()
             if task is None:
-                down.flush()
                 try:
                     task = await up.wait_task()
                 except Error as error:
@@ -312,7 +311,6 @@ class Exchange(Generic[CTX]):
         data, delay = await self._filters.body(data, end=end)
         self._down.send_response_body(data, end=end)
         if delay > 0:
-            self._down.flush()
             await asyncio.sleep(delay)
 
     async def _relay_trailers(self, task: TrailerTask) -> None:

@@ -122,8 +122,6 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 error = failure
             except Exception as failure:  # noqa: BLE001 - a callback may raise anything
                 error = as_error(failure, own.phase)
-        if error is None:
-            session.flush()
         alive = error is None or await self._fail(own, error, ctx)
         if self._overrides.logging:
             await self._log(own, error, ctx)

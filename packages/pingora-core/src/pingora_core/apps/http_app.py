@@ -124,7 +124,6 @@ class _Http1Connection:
                 break
             previous = session
         if not stream.is_closed:
-            session.flush()
             # A client that is still sending would have the response cut off by a reset
             # (RFC 9112 section 9.6).
             stream.close(

@@ -212,7 +212,7 @@ class ServerSession(ABC):
 
     @abstractmethod
     def send_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
-        """Send a response head; may hold it back until the next piece or :meth:`flush`.
+        """Send a response head.
 
         Args:
             header: Informational or final. A second final head is dropped with a warning.
@@ -250,10 +250,6 @@ class ServerSession(ABC):
         Args:
             data: The bytes.
         """
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Hand over to the transport what was held back."""
 
     @property
     @abstractmethod
@@ -316,7 +312,6 @@ class ServerSession(ABC):
         """
         self.send_response_body(data, end=end)
         if self.needs_drain:
-            self.flush()
             await self.drain()
 
     async def write_response_trailers(self, trailers: HeaderMap | None) -> None:
@@ -358,7 +353,6 @@ class ServerSession(ABC):
         await self.write_response_header(header, end=not body)
         if body:
             await self.write_response_body(body, end=True)
-        self.flush()
 
     # ----------------------------------------------------------------- ending
 

@@ -203,9 +203,6 @@ class SubrequestSession(ServerSession):
             data: The bytes.
         """
 
-    def flush(self) -> None:
-        """Nothing is held back."""
-
     @property
     def needs_drain(self) -> bool:
         """False: nothing is buffered."""

@@ -1,8 +1,8 @@
 """The downstream side of HTTP/1: one request of a client and the response to it.
 
 Rules of this file: how the body of a response is delimited is decided here and only here, after
-every filter has run (RFC 9112 section 6). The head is held back until the first piece of the
-body, a flush, or the end, so that a small response is one write.
+every filter has run (RFC 9112 section 6). Head and body are written apart; the stream sends what
+is small and written in one turn of the loop together.
 """
 
 from __future__ import annotations
@@ -35,10 +35,6 @@ __all__ = ["Http1Options", "HttpSession", "placeholder_request"]
 
 logger = logging.getLogger(__name__)
 
-# A body piece up to this size is joined to the held head: one buffer, one write. Above it the
-# copy costs more than the second buffer of a gathered write.
-_JOIN_LIMIT = 16384
-
 _KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 _CLOSE = b"Connection: close\r\n\r\n"
 _CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive"})
@@ -63,7 +59,6 @@ class HttpSession(RequestSide):
     _response_done = False
     _upgraded = False
     _until_close = False
-    _held: bytes | None = None
     _unsent = 0
 
     @property
@@ -101,7 +96,7 @@ class HttpSession(RequestSide):
     # ---------------------------------------------------------------- writing
 
     def send_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
-        """Send a response head; a final one is held back until something follows.
+        """Send a response head.
 
         Args:
             header: Informational or final. A second final head is dropped with a warning.
@@ -137,9 +132,7 @@ class HttpSession(RequestSide):
         extra += _KEEP_ALIVE if self._keepalive else _CLOSE
         if b"date" not in values:
             extra = b"Date: %b\r\n%b" % (format_http_date(time()), extra)
-        self._held = header.to_wire()[:-2] + extra
-        if self._response_done:
-            self.flush()
+        self._write(header.to_wire()[:-2] + extra)
 
     def _send_informational(self, header: ResponseHeader) -> None:
         status = header.status
@@ -213,8 +206,6 @@ class HttpSession(RequestSide):
                 ends before its Content-Length.
         """
         if self._response_done:
-            if end:
-                self.flush()
             return
         if data:
             writer = self._writer
@@ -223,16 +214,7 @@ class HttpSession(RequestSide):
             else:
                 out = writer.encode(data)
             self._sent += len(data)
-            held = self._held
-            if held is None:
-                self._write(out)
-            else:
-                self._held = None
-                if len(out) <= _JOIN_LIMIT:
-                    self._write(held + out)
-                else:
-                    self._write(held)
-                    self._write(out)
+            self._write(out)
         if end:
             self._end_body(None)
 
@@ -250,9 +232,7 @@ class HttpSession(RequestSide):
         Args:
             trailers: The fields; dropped unless the body is chunked.
         """
-        if self._response_done:
-            self.flush()
-        else:
+        if not self._response_done:
             self._end_body(trailers)
 
     def _end_body(self, trailers: HeaderMap | None) -> None:
@@ -265,9 +245,6 @@ class HttpSession(RequestSide):
             )
         last = b"" if self._writer is None else self._writer.finish(trailers)
         self._response_done = True
-        if self._held is not None:
-            last = self._held + last
-            self._held = None
         if last:
             self._write(last)
 
@@ -278,13 +255,6 @@ class HttpSession(RequestSide):
             data: The bytes.
         """
         self._write(data)
-
-    def flush(self) -> None:
-        """Hand over to the transport what was held back."""
-        held = self._held
-        if held is not None:
-            self._held = None
-            self._write(held)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -330,7 +300,6 @@ class HttpSession(RequestSide):
             return False
         if not self._response_done:
             self._end_body(None)
-        self.flush()
         if not self._keepalive:
             return False
         return self._body is None or await self.drain_request_body()
@@ -358,7 +327,6 @@ class HttpSession(RequestSide):
     def shutdown(self) -> None:
         """Give the exchange up; the client must notice that the response is not complete."""
         self._keepalive = False
-        self._held = None
         if self._until_close and not self._response_done:
             # A plain close would look like the end of the body.
             self.stream.abort()
