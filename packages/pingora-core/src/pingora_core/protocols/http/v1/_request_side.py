@@ -24,7 +24,7 @@ from pingora_core.protocols.http.v1.parser import (
     find_head_end,
     get_parser,
 )
-from pingora_error import Error, ErrorType
+from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus
 from pingora_http import RequestHeader, Version
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ __all__ = ["Http1Options", "RequestSide", "placeholder_request"]
 # handful is no client that we know.
 _MAX_EMPTY_LINES = 4
 
+_DOWNSTREAM = ErrorSource.DOWNSTREAM
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Http1Options:
@@ -57,6 +59,8 @@ class Http1Options:
         keepalive_timeout: Seconds that a connection may be idle between requests (precedent:
             Pingora 60, nginx 75); None for no limit.
         max_drain_size: Bytes of an unwanted request body that are read to save the connection.
+        max_body_size: Bytes of a request body; more are answered with 413. None for no limit,
+            as bodies are streamed and never kept (precedent: Pingora none, nginx 1 MiB).
     """
 
     parser: Http1Parser = field(default_factory=get_parser)
@@ -64,6 +68,7 @@ class Http1Options:
     header_timeout: float = 60.0
     keepalive_timeout: float | None = 60.0
     max_drain_size: int = 1 << 20
+    max_body_size: int | None = None
 
 
 def placeholder_request() -> RequestHeader:
@@ -232,6 +237,8 @@ class RequestSide(ServerSession):
         if rest:
             self.stream.unread(rest)
         if length != 0:
+            if options.max_body_size is not None and length > options.max_body_size:
+                raise Error(HTTPStatus(413), f"the request body has {length} bytes")
             self._body = BodyReader(length)
             self._has_body = True
             expect = request.get_raw(b"expect")
@@ -271,6 +278,9 @@ class RequestSide(ServerSession):
         if not piece:
             return None
         self._body_read += len(piece)
+        limit = self._options.max_body_size
+        if limit is not None and self._body_read > limit:
+            raise Error(HTTPStatus(413), "the request body is too large", source=_DOWNSTREAM)
         if self._retry_pieces is not None:
             self._keep_for_retry(piece)
         return piece
