@@ -276,7 +276,7 @@ class HeaderMap:
         theirs = other._items
         return [(k.lower(), v) for k, v in self._items] == [(k.lower(), v) for k, v in theirs]
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # object says int, mutable types say None
 
     def __repr__(self) -> str:
         # No values: a head holds credentials, and a repr ends up in logs.

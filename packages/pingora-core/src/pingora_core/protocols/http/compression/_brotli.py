@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-import brotli  # type: ignore[import-untyped]
+import brotli  # type: ignore[import-untyped]  # the distribution has no types
 
 __all__ = ["BROTLI_ERROR", "BrotliCompressor", "BrotliDecompressor", "compressor", "decompressor"]
 
