@@ -11,21 +11,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from pingora_core.protocols.http.error_page import generate_error
-from pingora_core.protocols.http.task import (
-    BodyTask,
-    DoneTask,
-    FailedTask,
-    HeaderTask,
-    TrailerTask,
-    UpgradedBodyTask,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
-    from pingora_core.protocols.http.task import HttpTask
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
 
 __all__ = ["ServerSession"]
@@ -44,7 +35,7 @@ class ServerSession(ABC):
         write_timeout: Seconds that one wait for room in the send buffer may take; None for no
             limit.
         min_send_rate: Bytes per second a client must take; when set it overrides
-            ``write_timeout`` with ``max(1, length / rate)`` seconds. None to switch off.
+            ``write_timeout`` with ``max(1, waiting / rate)`` seconds. None to switch off.
         total_drain_timeout: Seconds spent on reading the rest of a request body that nobody
             wanted, before the connection is given up.
         abort_on_close: Whether a client that closes (even only its sending direction) after its
@@ -263,34 +254,6 @@ class ServerSession(ABC):
         Raises:
             Error: ``WRITE_TIMEDOUT`` or ``WRITE_ERROR``, from downstream.
         """
-
-    def send_task(self, task: HttpTask) -> bool:
-        """Send one piece of a response.
-
-        Args:
-            task: The piece.
-
-        Returns:
-            Whether it was the last.
-
-        Raises:
-            Error: As the ``send_*`` methods; the error of a ``FailedTask``.
-        """
-        match task:
-            case HeaderTask():
-                self.send_response_header(task.header, end=task.end)
-            case BodyTask():
-                self.send_response_body(task.data, end=task.end)
-            case UpgradedBodyTask():
-                if task.data:
-                    self.send_upgraded(task.data)
-            case TrailerTask():
-                self.send_response_trailers(task.trailers)
-            case DoneTask():
-                self.send_response_body(None, end=True)
-            case FailedTask():
-                raise task.error
-        return task.end
 
     async def write_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
         """Send a response head and wait for room.

@@ -102,8 +102,8 @@ class RequestSide(ServerSession):
     _trailers: HeaderMap | None = None
     _has_body = False
     _retry_limit = -1
-    _retry_pieces: list[bytes] | None = None
-    _retry_size = 0
+    _retry: bytearray | None = None
+    _retry_truncated = False
     _body_read = 0
 
     def __init__(self, stream: Stream, options: Http1Options) -> None:
@@ -281,7 +281,7 @@ class RequestSide(ServerSession):
         limit = self._options.max_body_size
         if limit is not None and self._body_read > limit:
             raise Error(HTTPStatus(413), "the request body is too large", source=_DOWNSTREAM)
-        if self._retry_pieces is not None:
+        if self._retry is not None:
             self._keep_for_retry(piece)
         return piece
 
@@ -345,31 +345,32 @@ class RequestSide(ServerSession):
         Args:
             limit: Bytes to keep at most; a longer body makes the buffer truncated.
         """
-        if self._retry_pieces is None:
-            self._retry_pieces = []
+        if self._retry is None:
+            self._retry = bytearray()
             self._retry_limit = limit
 
     def _keep_for_retry(self, piece: bytes) -> None:
-        pieces = self._retry_pieces
-        assert pieces is not None
-        self._retry_size += len(piece)
-        if self._retry_size > self._retry_limit:
-            pieces.clear()
+        # One flat buffer: a list of the pieces of a client that sends them tiny would be many
+        # times the size of what is in it.
+        retry = self._retry
+        assert retry is not None
+        if self._retry_truncated or len(retry) + len(piece) > self._retry_limit:
+            self._retry_truncated = True
+            retry.clear()
         else:
-            pieces.append(piece)
+            retry += piece
 
     @property
     def retry_buffer(self) -> bytes:
         """What was kept of the request body so far; empty when truncated."""
-        pieces = self._retry_pieces
-        return b"" if not pieces else b"".join(pieces)
+        return b"" if self._retry is None else bytes(self._retry)
 
     @property
     def retry_buffer_truncated(self) -> bool:
         """Whether the body was longer than the retry buffer."""
-        if self._retry_pieces is None:
+        if self._retry is None:
             return self._body_read > 0
-        return self._retry_size > self._retry_limit
+        return self._retry_truncated
 
     # ------------------------------------------------------------- disconnect
 

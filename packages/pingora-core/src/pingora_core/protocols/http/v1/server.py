@@ -24,6 +24,7 @@ from pingora_core.protocols.http.v1.framing import (
     connection_tokens,
     to_length,
 )
+from pingora_core.protocols.l4.stream import DEFAULT_WRITE_BUFFER
 from pingora_error import PREMATURE_BODY_END, Error, ErrorType
 from pingora_http import Version
 from pingora_http.date import format_http_date
@@ -59,7 +60,7 @@ class HttpSession(RequestSide):
     _response_done = False
     _upgraded = False
     _until_close = False
-    _unsent = 0
+    _last_size = 0
 
     @property
     def response_written(self) -> ResponseHeader | None:
@@ -70,16 +71,6 @@ class HttpSession(RequestSide):
     def body_bytes_sent(self) -> int:
         """Payload bytes of the response sent so far."""
         return self._sent
-
-    @property
-    def is_upgraded(self) -> bool:
-        """Whether the connection has left HTTP."""
-        return self._upgraded
-
-    @property
-    def will_keepalive(self) -> bool:
-        """Whether, as things stand, the connection is kept after this exchange."""
-        return self._keepalive and not self._upgraded
 
     def set_keepalive(self, timeout: float | None) -> None:
         """Decide whether the connection is kept after this exchange.
@@ -115,13 +106,15 @@ class HttpSession(RequestSide):
         if status < 200:
             self._send_informational(header)
             return
-        self._response = header
         if status < 300 and self.request.raw_method == b"CONNECT":
+            self._response = header
             header.remove_headers(_FRAMING_FIELDS)
             self._upgraded = True
             self._write(header.to_wire())
             return
         extra = self._decide_framing(header, end=end)
+        # Only now: a head that cannot be sent leaves room for an error page.
+        self._response = header
         values = header.first_values()
         if b"connection" in values:
             if b"close" in connection_tokens(header):
@@ -139,7 +132,7 @@ class HttpSession(RequestSide):
         if status == 101:
             self._response = header
             self._upgraded = True
-            header.remove_headers((b"content-length", b"transfer-encoding"))
+            header.remove_headers(_FRAMING_FIELDS)
             self._write(header.to_wire())
             return
         if self.request.version is _HTTP_10:
@@ -261,7 +254,7 @@ class HttpSession(RequestSide):
             self.stream.write(data)
         except Error as error:
             raise error.as_down() from error.cause
-        self._unsent += len(data)
+        self._last_size = len(data)
 
     @property
     def needs_drain(self) -> bool:
@@ -276,12 +269,13 @@ class HttpSession(RequestSide):
         """
         timeout = self.write_timeout
         if self.min_send_rate:
-            timeout = max(1.0, self._unsent / self.min_send_rate)
+            # What waits is the last piece, and before it less than makes a drain due.
+            waiting = DEFAULT_WRITE_BUFFER + self._last_size
+            timeout = max(1.0, waiting / self.min_send_rate)
         try:
             await self.stream.drain(timeout)
         except Error as error:
             raise error.as_down() from error.cause
-        self._unsent = 0
 
     # ----------------------------------------------------------------- ending
 
@@ -311,7 +305,7 @@ class HttpSession(RequestSide):
             Whether the end of the body was reached.
         """
         limit = self._body_read + self._options.max_drain_size
-        self._retry_pieces = None
+        self._retry = None
         self.auto_continue = False
         if self._continue_pending:
             return False  # the client waits for a go-ahead that will not come
