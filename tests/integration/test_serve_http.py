@@ -151,3 +151,34 @@ async def test_compression_module() -> None:
 
     assert response.get("content-encoding") == "gzip"
     assert gzip.decompress(response.body) == b"x" * 1000
+
+
+class _Turns(ServeHttp):
+    """Answers without awaiting anything, and notes in which turn of the loop it did."""
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self.answered: list[int] = []
+
+    async def count(self) -> None:
+        while True:
+            self.turn += 1
+            await asyncio.sleep(0)
+
+    async def response(self, session: ServerSession) -> Response:
+        self.answered.append(self.turn)
+        return Response(200, b"ok")
+
+
+async def test_pipelined_requests_leave_room_for_others() -> None:
+    """Between two of them the loop turns, although the application never waits."""
+    app = _Turns()
+    counting = asyncio.create_task(app.count())
+    async with serving(HttpServer(app)) as address, await RawClient.connect(address) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+        for _ in range(100):
+            assert (await client.read_response()).body == b"ok"
+    counting.cancel()
+    await asyncio.wait((counting,))
+
+    assert len(set(app.answered)) > 90

@@ -8,6 +8,7 @@ noticed through a callback: an idle connection is closed at once, a busy one ans
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -123,6 +124,10 @@ class _Http1Connection:
             if not reusable or stream.is_closed or shutdown.is_shutting_down:
                 break
             previous = session
+            if stream.buffered:
+                # One client's pipelined requests must not keep the others waiting: without a
+                # pause, an application that awaits nothing would answer all of them first.
+                await asyncio.sleep(0)
         if not stream.is_closed:
             # A client that is still sending would have the response cut off by a reset
             # (RFC 9112 section 9.6).
