@@ -10,6 +10,7 @@ import pytest
 from pingora_core.conf import ServerConf
 from pingora_core.protocols.tls.certificate import CaBundle, CertKey
 from pingora_core.upstreams import HttpPeer, PeerOptions
+from pingora_error import ErrorSource, ErrorType
 from tests.support.certificates import CertificateAuthority
 from tests.support.origin import Origin
 from tests.support.origin_routes import rig
@@ -292,3 +293,23 @@ async def test_tls_truncated_response_is_not_complete(secure: Secure) -> None:
     peer = HttpPeer(secure.origin.address, tls=True, sni="openrusty.org", options=secure.options())
     with pytest.raises(Truncated):
         await fetch(peer)
+
+
+async def test_a_client_that_closes_a_websocket_over_tls_ends_it(secure: Secure) -> None:
+    """TLS cannot pass the half-close on, so both sides end; the client is told to have closed."""
+    peer = HttpPeer(secure.origin.address, tls=True, sni="openrusty.org", options=secure.options())
+    app = RigProxy(lambda session: peer)
+    async with RunningProxy(app) as proxy, await proxy.connect() as client:
+        await client.send(
+            b"GET /upgrade_echo_body HTTP/1.1\r\nHost: a\r\n"
+            b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\nping"
+        )
+        await client.read_head()
+        assert await client.receive_exactly(4) == b"ping"
+        client.half_close()
+        ending = await app.ended()
+    await secure.origin.all_closed()
+
+    assert ending.error is not None
+    assert ending.error.esource is ErrorSource.DOWNSTREAM
+    assert ending.error.root_etype is ErrorType.CONNECTION_CLOSED

@@ -64,8 +64,8 @@ class Tunnel:
                 up.send_upgraded(data)
                 if up.needs_drain:
                     await up.drain()
-            up.finish_upgraded()
-            await asyncio.sleep(_LINGER)
+            if up.finish_upgraded():
+                await asyncio.sleep(_LINGER)
             up.fail(Error.down(ErrorType.CONNECTION_CLOSED, "the client closed its direction"))
         except Error as error:
             up.fail(error)

@@ -103,8 +103,12 @@ class ClientSession(ABC):
         """
 
     @abstractmethod
-    def finish_upgraded(self) -> None:
-        """Close the sending direction of an upgraded connection."""
+    def finish_upgraded(self) -> bool:
+        """Close the sending direction of an upgraded connection.
+
+        Returns:
+            False where one direction cannot be closed alone; nothing has happened then.
+        """
 
     @property
     @abstractmethod

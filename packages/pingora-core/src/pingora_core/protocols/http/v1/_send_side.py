@@ -129,9 +129,16 @@ class SendSide(ClientSession):
         except Error as error:
             raise error.as_up() from error.cause
 
-    def finish_upgraded(self) -> None:
-        """Close the sending direction of an upgraded connection."""
+    def finish_upgraded(self) -> bool:
+        """Close the sending direction of an upgraded connection.
+
+        Returns:
+            False over TLS, where one direction cannot be closed alone.
+        """
+        if not self.stream.can_write_eof:
+            return False
         self.stream.write_eof()
+        return True
 
     @property
     def needs_drain(self) -> bool:
