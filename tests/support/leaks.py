@@ -21,8 +21,10 @@ __all__ = [
 ]
 
 _DESCRIPTORS = Path("/proc/self/fd")
-# The event loop opens these for itself when it first needs them; /dev/null is a spare descriptor.
+# The event loop opens these for itself when it first needs them. /dev/null is a spare descriptor
+# of libuv, and so is / where it could not open /dev/null while descriptors had run out.
 _NOT_COUNTED = ("socket:", "anon_inode:", "/dev/null")
+_SPARE = "/"
 
 
 def open_files() -> dict[int, str]:
@@ -38,6 +40,15 @@ def open_files() -> dict[int, str]:
         except OSError:
             continue
     return files
+
+
+def _counted_files() -> list[str]:
+    """Return the targets of the files and pipes that a test answers for."""
+    return sorted(
+        target
+        for target in open_files().values()
+        if not target.startswith(_NOT_COUNTED) and target != _SPARE
+    )
 
 
 def open_sockets() -> int:
@@ -61,13 +72,13 @@ class Snapshot:
     """What the process held at one moment.
 
     Attributes:
-        files: Open files and pipes.
+        files: Targets of the open files and pipes, sorted.
         sockets: Open sockets.
         tasks: Unfinished tasks of the running loop.
         memory: Resident memory, in bytes.
     """
 
-    files: int
+    files: tuple[str, ...]
     sockets: int
     tasks: int
     memory: int
@@ -84,10 +95,8 @@ class Snapshot:
         """
         if collect:
             gc.collect()
-        targets = list(open_files().values())
-        sockets = sum(target.startswith("socket:") for target in targets)
-        files = sum(not target.startswith(_NOT_COUNTED) for target in targets)
-        return cls(files, sockets, len(running_tasks()), resident_memory())
+        files = tuple(_counted_files())
+        return cls(files, open_sockets(), len(running_tasks()), resident_memory())
 
 
 class LeakCheck:
@@ -110,7 +119,7 @@ class LeakCheck:
         self._collect = collect
         self._memory = memory
         self._timeout = timeout
-        self.before = Snapshot(0, 0, 0, 0)
+        self.before = Snapshot((), 0, 0, 0)
 
     async def __aenter__(self) -> Self:
         self.before = Snapshot.take(collect=self._collect)
@@ -130,15 +139,17 @@ class LeakCheck:
         before = self.before
         try:
             await eventually(
-                lambda: open_sockets() <= before.sockets and len(running_tasks()) <= before.tasks,
+                lambda: (
+                    open_sockets() <= before.sockets
+                    and len(running_tasks()) <= before.tasks
+                    and len(_counted_files()) <= len(before.files)
+                ),
                 timeout=self._timeout,
             )
         except AssertionError:
             left = [repr(task) for task in running_tasks()]
             msg = f"left behind: {before} became {Snapshot.take()}; tasks: {left}"
             raise AssertionError(msg) from None
-        after = Snapshot.take(collect=self._collect)
-        assert after.files <= before.files, f"open files: {before.files} became {after.files}"
         if self._memory is not None:
-            growth = after.memory - before.memory
+            growth = Snapshot.take(collect=self._collect).memory - before.memory
             assert growth <= self._memory, f"resident memory grew by {growth} bytes"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -57,11 +58,12 @@ def require_program(name: str) -> str:
     return path
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Return different TCP ports of the loopback interface that were free a moment ago."""
+    with ExitStack() as stack:
+        # Held together: asked one after the other the system may name the same one twice.
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
 
 
 class Nginx:
@@ -108,7 +110,7 @@ class Nginx:
         program = require_program("nginx")
         self.directory.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
-            self.ports = {name: free_port() for name in self._names}
+            self.ports = dict(zip(self._names, free_ports(len(self._names)), strict=True))
             await self._start(program)
             if await self._is_up():
                 return self
