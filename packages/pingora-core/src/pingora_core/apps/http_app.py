@@ -1,9 +1,10 @@
 """HTTP on top of the stream applications: which version a connection speaks, and its loop.
 
-Theory of operation: one task serves one connection. For HTTP/1 it makes one session after
-another on the stream for as long as the exchanges leave the connection reusable. Shutdown is
-noticed through a callback: an idle connection is closed at once, a busy one answers
-``Connection: close`` and ends after the exchange in flight.
+Theory of operation. Over TLS, ALPN has said which version it is; in clear, and only where ``h2c``
+is on, the first bytes do (RFC 9113 section 3.3). HTTP/2 has a task for each request. For HTTP/1 the
+connection's own task makes one session after another on the stream for as long as the exchanges
+leave the connection reusable. Shutdown is noticed through a callback: an idle connection is closed
+at once, a busy one answers ``Connection: close``, or sends GOAWAY, and ends after what is in flight.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pingora_core.apps.app import ServerApp
 from pingora_core.protocols.http.v1.server import Http1Options, HttpSession
+from pingora_core.protocols.http.v2._frames import PREFACE
+from pingora_core.protocols.http.v2._server_connection import ServerConnection
+from pingora_core.protocols.http.v2.options import Http2Options
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
@@ -33,12 +38,17 @@ class HttpServerOptions:
         allow_connect_method_proxying: Whether CONNECT reaches the callbacks; otherwise it is
             answered with 405.
         keepalive_request_limit: Requests per connection; None for no limit.
+        h2c: Whether clients may speak HTTP/2 in clear, by prior knowledge, on the port on which
+            HTTP/1 is spoken. Over TLS, ALPN decides.
         http1: What the HTTP/1 sessions have in common.
+        http2: What the HTTP/2 connections have in common.
     """
 
     allow_connect_method_proxying: bool = False
     keepalive_request_limit: int | None = None
+    h2c: bool = False
     http1: Http1Options = field(default_factory=Http1Options)
+    http2: Http2Options = field(default_factory=Http2Options)
 
 
 class HttpServerApp(ServerApp):
@@ -72,6 +82,14 @@ class HttpServerApp(ServerApp):
         Returns:
             None: the stream was closed.
         """
+        ssl_digest = stream.digest.ssl_digest
+        if ssl_digest is None:
+            is_http2 = self.server_options.h2c and await self._prefers_http2(stream, shutdown)
+        else:
+            is_http2 = ssl_digest.alpn == b"h2"
+        if is_http2:
+            await self._serve_http2(stream, shutdown)
+            return None
         loop = _Http1Connection(self, stream, shutdown)
         unsubscribe = shutdown.subscribe(loop.on_shutdown)
         try:
@@ -80,6 +98,43 @@ class HttpServerApp(ServerApp):
             unsubscribe()
             stream.close()
         return None
+
+    async def _serve_http2(self, stream: Stream, shutdown: ShutdownWatch) -> None:
+        options = self.server_options
+        connection = ServerConnection(
+            stream,
+            options.http2,
+            partial(self.process_new_http, shutdown=shutdown),
+            request_limit=options.keepalive_request_limit,
+        )
+        unsubscribe = shutdown.subscribe(connection.drain)
+        try:
+            await connection.run()
+        finally:
+            unsubscribe()
+            stream.close()
+
+    async def _prefers_http2(self, stream: Stream, shutdown: ShutdownWatch) -> bool:
+        # Decided by the first byte that differs: a short HTTP/1.0 request waits for nobody.
+        def interrupt() -> None:
+            stream.fail(Error.internal(ErrorType.CONNECTION_CLOSED, "shutting down"))
+
+        unsubscribe = shutdown.subscribe(interrupt)
+        timeout = self.server_options.http1.keepalive_timeout
+        try:
+            while True:
+                data = stream.take()
+                stream.unread(data)
+                if len(data) >= len(PREFACE) or not PREFACE.startswith(data):
+                    return data.startswith(PREFACE)
+                if not await stream.fill(timeout):
+                    return False
+                timeout = self.server_options.http2.preface_timeout
+        except Error:
+            # Idle for too long, reset, or told to go: the loop finds the same and closes.
+            return False
+        finally:
+            unsubscribe()
 
 
 class _Http1Connection:

@@ -1,0 +1,211 @@
+"""The receiving half of an HTTP/2 connection: bytes into frames, and a look at each of them.
+
+There is no reading task: the stream below calls when bytes have arrived, and everything they mean is
+done in that call. Complete frames are looked at here for what the library should not see or would
+judge too harshly, and counted where they cost the peer nothing; then the library turns them into
+events.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Final
+
+from pingora_core.protocols.http.v2 import _frames as frames
+from pingora_core.protocols.http.v2._frames import ErrorCode, parse_goaway
+from pingora_core.protocols.http.v2._send_side import SendSide
+from pingora_error import Error
+
+__all__ = ["ReceiveSide"]
+
+_FLOOD_KINDS: Final = {
+    frames.PRIORITY: "priority",
+    frames.SETTINGS: "settings",
+    frames.PING: "ping",
+    frames.WINDOW_UPDATE: "window",
+}
+_END_HEADERS: Final = 4
+_ACK: Final = 1
+_END_STREAM: Final = 1
+_PADDED: Final = 8
+
+
+class ReceiveSide(SendSide):
+    """What receiving on a connection needs."""
+
+    _partial = b""
+    _header_block = 0
+    _awaits_preface = False
+
+    def _readable(self) -> None:
+        # The stream below calls this when bytes have arrived. HOT.
+        data = self.stream.take()
+        if not data or not self.is_open:
+            return
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        try:
+            if self._awaits_preface:
+                data = self._skip_preface(data)
+            if data:
+                self._receive(data)
+        except self._library.protocol_error as error:
+            self._violated(error)
+        except Error as error:
+            self.abort(error)
+        if self.is_open:
+            self._schedule_flush()
+
+    def _skip_preface(self, data: bytes) -> bytes:
+        preface = frames.PREFACE
+        if len(data) < len(preface) and preface.startswith(data):
+            self._partial = data
+            return b""
+        if not data.startswith(preface):
+            self._give_up(ErrorCode.PROTOCOL_ERROR, b"not an HTTP/2 preface")
+            return b""
+        self._awaits_preface = False
+        self._engine.receive_data(preface)
+        return data[len(preface) :]
+
+    def _receive(self, data: bytes) -> None:
+        size = len(data)
+        position = begin = 0
+        while position + 9 <= size:
+            length = int.from_bytes(data[position : position + 3], "big")
+            end = position + 9 + length
+            if length > self.options.max_frame_size:
+                # The library says what is wrong with it.
+                position = size
+                break
+            if end > size:
+                break
+            kind = data[position + 3]
+            # A whole HEADERS is the commonest frame, and there is nothing to look at.
+            if kind != frames.HEADERS or not data[position + 4] & _END_HEADERS:
+                if kind == frames.DATA and position > begin and self._is_new(data, position):
+                    # Its head is among what was not fed yet, and says how long it may be.
+                    self._feed(data[begin:position])
+                    begin = position
+                if self._inspect(data, position, kind, length):
+                    self._feed(data[begin:position])
+                    begin = self._handle(data, position, kind, end)
+                if not self.is_open:
+                    return
+            position = end
+        if position > begin:
+            self._feed(data if position - begin == size else data[begin:position])
+        if position < size and self.is_open:
+            self._partial = data[position:]
+
+    def _is_new(self, data: bytes, position: int) -> bool:
+        return int.from_bytes(data[position + 5 : position + 9], "big") not in self.streams
+
+    def _handle(self, data: bytes, position: int, kind: int, end: int) -> int:
+        # Returns where what is yet to be fed begins.
+        if not self.is_open:
+            return position
+        if kind == frames.GOAWAY:
+            self._goaway_received(*parse_goaway(data[position + 9 : end]))
+            return end
+        self._wrong_length(int.from_bytes(data[position + 5 : position + 9], "big"))
+        return position
+
+    def _inspect(self, data: bytes, position: int, kind: int, length: int) -> bool:
+        """Look at a frame before the library does.
+
+        Args:
+            data: Where it is.
+            position: Its first byte.
+            kind: Its type.
+            length: Bytes of its payload.
+
+        Returns:
+            Whether it is one to be handled here: a GOAWAY, or DATA that breaks Content-Length.
+        """
+        if kind == frames.DATA:
+            return self._inspect_data(data, position, length)
+        if kind == frames.GOAWAY:
+            return length >= 8
+        flags = data[position + 4]
+        if kind in {frames.CONTINUATION, frames.HEADERS}:
+            if kind == frames.HEADERS:
+                self._header_block = 0
+            elif not length and not flags & _END_HEADERS:
+                self._count("empty")
+            self._header_block += length
+            if self._header_block > self.options.max_header_block:
+                self._flooded("header block")
+        elif kind != frames.RST_STREAM and not (
+            kind in {frames.SETTINGS, frames.PING} and flags & _ACK
+        ):
+            self._count(_FLOOD_KINDS.get(kind, "unknown"))
+        return False
+
+    def _inspect_data(self, data: bytes, position: int, length: int) -> bool:
+        flags = data[position + 4]
+        if not length and not flags & _END_STREAM:
+            self._count("empty")
+        stream = self.streams.get(int.from_bytes(data[position + 5 : position + 9], "big"))
+        if stream is None or stream.expected < 0 or stream.error is not None:
+            return False
+        if flags & _PADDED and length:
+            length -= 1 + data[position + 9]
+        remaining = stream.expected - length
+        stream.expected = max(0, remaining)
+        return remaining < 0 or (remaining > 0 and bool(flags & _END_STREAM))
+
+    def _count(self, kind: str) -> None:
+        if self._floods.count(kind, self.loop.time()):
+            self._flooded(kind)
+
+    def _flooded(self, kind: str) -> None:
+        if not self.is_open:
+            return
+        stats = self.options.stats
+        stats.floods[kind] = stats.floods.get(kind, 0) + 1
+        self._give_up(ErrorCode.ENHANCE_YOUR_CALM, f"too many: {kind}".encode())
+
+    @abstractmethod
+    def _feed(self, data: bytes) -> None:
+        """Let the library have whole frames, and handle the events that come of them.
+
+        Args:
+            data: The frames.
+        """
+
+    @abstractmethod
+    def _goaway_received(self, last_stream_id: int, code: int, debug: bytes) -> None:
+        """Handle the peer's GOAWAY.
+
+        Args:
+            last_stream_id: Streams of this side above it were not processed.
+            code: Why.
+            debug: What the peer has to say.
+        """
+
+    @abstractmethod
+    def _wrong_length(self, stream_id: int) -> None:
+        """Handle a message whose body has not the length that its head announced.
+
+        Args:
+            stream_id: On which stream.
+        """
+
+    @abstractmethod
+    def _violated(self, cause: Exception) -> None:
+        """End the connection because the library refused what has arrived.
+
+        Args:
+            cause: What it said.
+        """
+
+    @abstractmethod
+    def _give_up(self, code: int, debug: bytes) -> None:
+        """End the connection because of what the peer has done.
+
+        Args:
+            code: Error code for the GOAWAY.
+            debug: What to say in it.
+        """

@@ -1,0 +1,250 @@
+"""The server's side of an HTTP/2 connection: a task for each request, and a graceful end.
+
+Graceful ending has two steps (RFC 9113 section 6.8): a GOAWAY that names the highest number there
+is, so that requests on their way are not lost, and, once a PING has come back or a second has
+passed, a GOAWAY with the last request that was taken. The connection closes when that one is done,
+or after the drain deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from pingora_core.protocols.http.v2._frames import ErrorCode, goaway_frame
+from pingora_core.protocols.http.v2._stream import Http2Stream
+from pingora_core.protocols.http.v2.connection import Connection
+from pingora_core.protocols.http.v2.headers import decode_request
+from pingora_core.protocols.http.v2.server import HttpSession
+from pingora_core.runtime.timers import Deadline, get_timers
+from pingora_error import Error, ErrorType, HTTPStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from h2 import events
+
+    from pingora_core.protocols.http.v2.options import Http2Options
+    from pingora_core.protocols.interfaces import Stream
+
+__all__ = ["ServerConnection"]
+
+logger = logging.getLogger(__name__)
+
+_HIGHEST_STREAM: Final = 2**31 - 1
+_GOAWAY_STEP: Final = 1.0
+_DRAIN_PING: Final = b"draining"
+
+
+class ServerConnection(Connection):
+    """A client's connection.
+
+    Args:
+        stream: The bytes below; closed by this object.
+        options: How to speak.
+        serve: Serves one request; runs in a task of its own.
+        request_limit: Requests after which the connection is told to end; None for no limit.
+    """
+
+    is_client: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        stream: Stream,
+        options: Http2Options,
+        serve: Callable[[HttpSession], Awaitable[object]],
+        *,
+        request_limit: int | None = None,
+    ) -> None:
+        super().__init__(stream, options)
+        self._serve = serve
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._remaining = request_limit
+        self._last_accepted = 0
+        self._deadline: Deadline | None = Deadline(get_timers(), self._deadline_passed)
+        self._goaway_step = 0
+
+    async def run(self) -> None:
+        """Serve the connection until it has ended and all its requests are done."""
+        try:
+            self.start()
+            if self._deadline is not None:
+                self._deadline.set(self.options.preface_timeout)
+            await self.wait_closed()
+        finally:
+            self._end(Error.internal(ErrorType.CONNECTION_CLOSED, "the server ends the connection"))
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            if self._drainer is not None:
+                await asyncio.wait((self._drainer,))
+
+    # --------------------------------------------------------------- requests
+
+    def _request_received(self, event: events.RequestReceived) -> None:
+        stream_id = event.stream_id
+        stats = self.options.stats
+        stats.streams += 1
+        stream = Http2Stream(self, stream_id)
+        self.streams[stream_id] = stream
+        end = event.stream_ended is not None
+        stream.is_receive_closed = end
+        if self.sent_goaway is not None and stream_id > self.sent_goaway:
+            stats.refused += 1
+            stream.reset(ErrorCode.REFUSED_STREAM)
+            return
+        # Tasks, not streams: what was reset may still be at work.
+        if len(self._tasks) >= self.options.max_concurrent_streams:
+            stats.refused += 1
+            stream.reset(ErrorCode.REFUSED_STREAM)
+            self._count("reset")
+            return
+        self._last_accepted = stream_id
+        refusal: Error | None = None
+        try:
+            decoded = decode_request(
+                event.headers,
+                end_stream=end,
+                allow_connect=True,
+                random=os.urandom,
+                extended_connect=self.options.extended_connect,
+            )
+        except Error as error:
+            if not isinstance(error.etype, HTTPStatus):
+                logger.info("HTTP/2 stream %d is malformed: %s", stream_id, error)
+                self._malformed(stream, error)
+                return
+            refusal = error
+            session = HttpSession(stream, None, error=refusal)
+        else:
+            stream.expected = decoded.content_length
+            session = HttpSession(stream, decoded)
+        if self._deadline is not None and not self._goaway_step:
+            self._deadline.clear()
+        task = self.loop.create_task(self._run(session), name="h2 request")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        if self._remaining is not None:
+            self._remaining -= 1
+            if self._remaining <= 0:
+                self.drain()
+
+    async def _run(self, session: HttpSession) -> None:
+        try:
+            await self._serve(session)
+        except Error as error:
+            logger.warning("HTTP/2 stream %d: %s", session.stream.id, error)
+        except Exception:
+            logger.exception("HTTP/2 stream %d failed", session.stream.id)
+        finally:
+            session.close()
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks and self.is_open:
+            self._idle()
+
+    def _idle(self) -> None:
+        if self._goaway_step == 2:
+            self.close()
+        elif self._deadline is not None and not self._goaway_step:
+            if self.options.idle_timeout is None:
+                self._deadline.clear()
+            else:
+                self._deadline.set(self.options.idle_timeout)
+
+    def _stream_reset(self, event: events.StreamReset) -> None:
+        stream = self.streams.get(event.stream_id)
+        super()._stream_reset(event)
+        if stream is not None and event.remote_reset is not False and self.is_open:
+            self._count("reset")
+
+    def _reset_error(self, stream: Http2Stream, code: int) -> Error:
+        return Error.down(
+            ErrorType.CONNECTION_CLOSED,
+            f"the client gave HTTP/2 stream {stream.id} up with error code {code}",
+        )
+
+    def _lost_error(self, stream: Http2Stream, error: Error) -> Error:  # noqa: ARG002 - one shape
+        return Error.down(ErrorType.CONNECTION_CLOSED, error.context, cause=error)
+
+    def _settings_changed(self, event: events.RemoteSettingsChanged) -> None:
+        first = not self._settings_seen
+        super()._settings_changed(event)
+        if first and not self._tasks and self.is_open:
+            self._idle()
+
+    # ----------------------------------------------------------------- ending
+
+    def _goaway_received(self, last_stream_id: int, code: int, debug: bytes) -> None:  # noqa: ARG002 - one shape
+        if code not in {ErrorCode.NO_ERROR, ErrorCode.CANCEL}:
+            logger.info("the client ends its HTTP/2 connection with error code %d", code)
+        self.is_draining = True
+        self._goaway_step = 2
+        if self.sent_goaway is None:
+            self.sent_goaway = self._last_accepted
+        self._arm_drain_deadline()
+        if not self._tasks:
+            self.close()
+
+    def drain(self) -> None:
+        """Tell the client to open no more streams, and close once those there are have ended."""
+        if self._goaway_step or not self.is_open:
+            return
+        self.is_draining = True
+        self._goaway_step = 1
+        try:
+            self._write_encoded()
+            self.stream.write(goaway_frame(_HIGHEST_STREAM, ErrorCode.NO_ERROR))
+        except Error as error:
+            self.abort(error)
+            return
+        self._engine.ping(_DRAIN_PING)
+        self._schedule_flush()
+        if self._deadline is not None:
+            self._deadline.set(_GOAWAY_STEP)
+
+    def _ping_ack_received(self, event: events.PingAckReceived) -> None:
+        super()._ping_ack_received(event)
+        if self._goaway_step == 1 and bytes(event.ping_data) == _DRAIN_PING:
+            # Whatever else has arrived with it counts as accepted.
+            self.loop.call_soon(self._second_goaway)
+
+    def _second_goaway(self) -> None:
+        if self._goaway_step != 1 or not self.is_open:
+            return
+        self._goaway_step = 2
+        self.sent_goaway = self._last_accepted
+        try:
+            self._write_encoded()
+            self.stream.write(goaway_frame(self._last_accepted, ErrorCode.NO_ERROR))
+        except Error as error:
+            self.abort(error)
+            return
+        self._arm_drain_deadline()
+        if not self._tasks:
+            self.close()
+
+    def _arm_drain_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.set(self.options.drain_timeout)
+
+    def _deadline_passed(self) -> None:
+        if self._goaway_step == 1:
+            self._second_goaway()
+        elif self._goaway_step == 2 or self._tasks:
+            self.close()
+        else:
+            # Idle, or silent from the start.
+            self.close()
+
+    def _stream_done(self, stream: Http2Stream) -> None:
+        pass
+
+    def _ended(self, error: Error) -> None:  # noqa: ARG002 - one shape
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
