@@ -25,6 +25,7 @@ from pingora_core.protocols.http.task import (
     UpgradedBodyTask,
 )
 from pingora_error import Error, ErrorSource, ErrorType
+from pingora_http import Version
 from pingora_proxy._response_filters import ResponseFilters
 from pingora_proxy._tunnel import UPGRADED_IDLE, Tunnel
 from pingora_proxy._upstream_request import clean_response, complete_framing, make_upstream_request
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from pingora_proxy.session import Session
 
 __all__ = ["Exchange"]
+
+# Looking an enum's member up costs as much as the rest of a comparison.
+_HTTP_2 = Version.HTTP_20
 
 
 class Exchange(Generic[CTX]):
@@ -121,7 +125,11 @@ class Exchange(Generic[CTX]):
     async def _send_request(self) -> None:
         session = self._session
         down = self._down
-        request = make_upstream_request(down.request, upgrade=down.is_upgrade_request)
+        request = make_upstream_request(
+            down.request,
+            upgrade=down.is_upgrade_request,
+            keep_te=self._up.version is _HTTP_2,
+        )
         if self._overrides.upstream_request_filter:
             session.phase = "upstream_request_filter"
             await self._app.upstream_request_filter(session, request, self._ctx)
@@ -130,6 +138,8 @@ class Exchange(Generic[CTX]):
             compression.request_filter(down.request)
             if self._filters is None:
                 self._filter_responses()
+        if self._modules is not None:
+            self._modules.request_body_start()
         has_body = not down.is_body_empty
         complete_framing(request, self._peer, has_body=has_body)
         session.phase = "send request"

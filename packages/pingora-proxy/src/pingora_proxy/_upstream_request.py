@@ -45,13 +45,17 @@ _PROTECTED = frozenset(
 )
 
 
-def make_upstream_request(request: RequestHeader, *, upgrade: bool) -> RequestHeader:
+def make_upstream_request(
+    request: RequestHeader, *, upgrade: bool, keep_te: bool = False
+) -> RequestHeader:
     """Copy a request head for one attempt, without what concerns the client's connection.
 
     Args:
         request: The client's head; not changed.
         upgrade: Whether the client asks for another protocol: ``Connection`` and ``Upgrade``
             stay then.
+        keep_te: Whether the upstream may be told that trailers are welcome, if the client says
+            so: in HTTP/2, where gRPC insists on it. In HTTP/1 it would need ``Connection: TE``.
 
     Returns:
         The copy, with version HTTP/1.1 and an origin-form target.
@@ -62,8 +66,11 @@ def make_upstream_request(request: RequestHeader, *, upgrade: bool) -> RequestHe
     if target[:1] != b"/" and target != b"*" and request.raw_method != b"CONNECT":
         header.raw_target = header.raw_path  # RFC 9112 section 3.2.1
     if not _REQUEST_HOP.isdisjoint(header.first_values()):
+        trailers = keep_te and _accepts_trailers(header)
         _remove_named(header)
         header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
+        if trailers:
+            header.insert_header(b"TE", b"trailers")
     if upgrade and request.raw_method != b"CONNECT":
         header.insert_header(b"Connection", b"Upgrade")
     return header
@@ -97,6 +104,14 @@ def clean_response(response: ResponseHeader) -> None:
     if not _RESPONSE_HOP.isdisjoint(response.first_values()):
         _remove_named(response)
         response.remove_headers(_RESPONSE_HOP)
+
+
+def _accepts_trailers(request: RequestHeader) -> bool:
+    return any(
+        coding.strip().lower() == b"trailers"
+        for value in request.get_all_raw(b"te")
+        for coding in value.split(b",")
+    )
 
 
 def _remove_named(header: RequestHeader | ResponseHeader) -> None:

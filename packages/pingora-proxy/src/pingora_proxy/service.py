@@ -9,6 +9,7 @@ from pingora_core.connectors.http.connector import Connector
 from pingora_core.connectors.transport import ConnectorOptions
 from pingora_core.protocols.http.v1.parser import get_parser
 from pingora_core.protocols.http.v1.server import Http1Options
+from pingora_core.protocols.http.v2.options import Http2Options
 from pingora_core.services.listening import Service
 from pingora_proxy.proxy import HttpProxy
 
@@ -40,7 +41,10 @@ def http_proxy(
         The application.
     """
     if server_options is None:
-        server_options = HttpServerOptions(http1=Http1Options(parser=get_parser(conf.http1_parser)))
+        server_options = HttpServerOptions(
+            http1=Http1Options(parser=get_parser(conf.http1_parser)),
+            http2=Http2Options(engine=conf.http2_engine),
+        )
     return HttpProxy(
         app,
         connector=Connector(

@@ -46,6 +46,7 @@ def test_defaults_are_those_of_pingora() -> None:
     assert conf.daemon_wait_for_ready is False
     assert (conf.daemon_ready_timeout_seconds, conf.daemon_notify_timeout_seconds) == (600, 60)
     assert conf.http1_parser == "httptools"
+    assert conf.http2_engine == "h2"
 
 
 def test_every_key_is_read() -> None:
@@ -60,6 +61,7 @@ group: webusers
 working_directory: /srv
 workers: 4
 http1_parser: h11
+http2_engine: jh2
 listener_tasks_per_fd: 2
 work_stealing: no
 ca_file: /etc/ca.pem

@@ -51,6 +51,7 @@ SomeSeconds: TypeAlias = Annotated[
     float, Meta(gt=0, le=31_536_000, description="seconds, a number above 0, up to 31536000")
 ]
 Engine: TypeAlias = Annotated[Literal["httptools", "h11"], Meta(description="httptools or h11")]
+Http2Engine: TypeAlias = Annotated[Literal["h2", "jh2"], Meta(description="h2 or jh2")]
 IPv4List: TypeAlias = Annotated[tuple[str, ...], Meta(description="a list of IPv4 addresses")]
 IPv6List: TypeAlias = Annotated[tuple[str, ...], Meta(description="a list of IPv6 addresses")]
 
@@ -75,6 +76,8 @@ class ServerConf:
         workers: Worker processes. A file may call it ``threads``.
         http1_parser: Which engine parses HTTP/1 heads: ``httptools``, the fast one, or ``h11``,
             the reference.
+        http2_engine: Which library drives HTTP/2: ``h2``, the reference, or ``jh2``, which must
+            be installed (``pingora-core[jh2]``).
         listener_tasks_per_fd: *Accepted.*
         work_stealing: *Accepted.*
         ca_file: CA bundle (PEM) that verifies upstreams; None for the system's.
@@ -114,6 +117,7 @@ class ServerConf:
     working_directory: Text | None = None
     workers: Workers = 1
     http1_parser: Engine = "httptools"
+    http2_engine: Http2Engine = "h2"
     listener_tasks_per_fd: Count = 1
     work_stealing: Flag = True
     ca_file: Text | None = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.task import HttpTask
     from pingora_error import Error
-    from pingora_http import HeaderMap, RequestHeader, ResponseHeader
+    from pingora_http import HeaderMap, RequestHeader, ResponseHeader, Version
 
 __all__ = ["ClientSession"]
 
@@ -29,6 +29,11 @@ class ClientSession(ABC):
 
     read_timeout: float | None = 60.0
     write_timeout: float | None = 60.0
+
+    @property
+    @abstractmethod
+    def version(self) -> Version:
+        """Which HTTP version the upstream is spoken to in."""
 
     @property
     @abstractmethod

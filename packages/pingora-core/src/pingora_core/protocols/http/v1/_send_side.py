@@ -12,6 +12,7 @@ from pingora_core.protocols.http.client import ClientSession
 from pingora_core.protocols.http.v1.body_writer import BodyWriter
 from pingora_core.protocols.http.v1.framing import is_upgrade_request, request_body_length
 from pingora_error import Error, ErrorType, HTTPStatus, RetryType
+from pingora_http import Version
 
 if TYPE_CHECKING:
     from pingora_core.protocols.interfaces import Stream
@@ -40,6 +41,11 @@ class SendSide(ClientSession):
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+
+    @property
+    def version(self) -> Version:
+        """HTTP/1.1."""
+        return Version.HTTP_11
 
     @property
     def body_bytes_sent(self) -> int:

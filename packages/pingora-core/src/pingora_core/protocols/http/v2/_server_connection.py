@@ -73,6 +73,9 @@ class ServerConnection(Connection):
             if self._deadline is not None:
                 self._deadline.set(self.options.preface_timeout)
             await self.wait_closed()
+            # Their streams have failed; they end by themselves and tell their logs.
+            if self._tasks:
+                await asyncio.wait(self._tasks)
         finally:
             self._end(Error.internal(ErrorType.CONNECTION_CLOSED, "the server ends the connection"))
             for task in self._tasks:
@@ -133,6 +136,8 @@ class ServerConnection(Connection):
                 self.drain()
 
     async def _run(self, session: HttpSession) -> None:
+        if session.stream.error is not None:
+            return  # given up in the turn in which it came
         try:
             await self._serve(session)
         except Error as error:
@@ -180,7 +185,7 @@ class ServerConnection(Connection):
     # ----------------------------------------------------------------- ending
 
     def _goaway_received(self, last_stream_id: int, code: int, debug: bytes) -> None:  # noqa: ARG002 - one shape
-        if code not in {ErrorCode.NO_ERROR, ErrorCode.CANCEL}:
+        if code != ErrorCode.NO_ERROR:
             logger.info("the client ends its HTTP/2 connection with error code %d", code)
         self.is_draining = True
         self._goaway_step = 2
@@ -235,10 +240,8 @@ class ServerConnection(Connection):
     def _deadline_passed(self) -> None:
         if self._goaway_step == 1:
             self._second_goaway()
-        elif self._goaway_step == 2 or self._tasks:
-            self.close()
         else:
-            # Idle, or silent from the start.
+            # Idle, silent from the start, or drained for too long.
             self.close()
 
     def _stream_done(self, stream: Http2Stream) -> None:

@@ -18,7 +18,7 @@ from pingora_core.protocols.http.v2.headers import (
     encode_response,
     encode_trailers,
 )
-from pingora_error import PREMATURE_BODY_END, Error, ErrorType, HTTPStatus
+from pingora_error import PREMATURE_BODY_END, Error, ErrorType
 from pingora_http.date import format_http_date
 
 if TYPE_CHECKING:
@@ -268,8 +268,7 @@ class HttpSession(RequestSide):
         """
         stream = self.stream
         if not stream.is_send_closed:
-            refused = isinstance(self._error and self._error.etype, HTTPStatus)
-            stream.reset(ErrorCode.PROTOCOL_ERROR if refused else ErrorCode.INTERNAL_ERROR)
+            stream.reset(ErrorCode.INTERNAL_ERROR)
         elif not stream.is_receive_closed:
             stream.reset(ErrorCode.NO_ERROR)
         else:
