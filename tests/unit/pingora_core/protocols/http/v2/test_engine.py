@@ -6,6 +6,12 @@ import pytest
 
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.protocols.http.v2._engine import load_library, start_engine
+from pingora_core.protocols.http.v2._frames import (
+    PREFACE,
+    ErrorCode,
+    parse_goaway,
+    settings_frame,
+)
 from pingora_core.protocols.http.v2.options import Http2Options
 from pingora_error import Error
 
@@ -58,6 +64,26 @@ def test_secrets_stay_out_of_the_compression_table(name: EngineName) -> None:
 
     assert len(client.data_to_send()) == len(first)
     assert first[9 + 3] & 0xF0 == 0x10
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("block", [b"\x40", b"\x00", b"\x82\x40", b"\xff\xff\xff", b"\x82\xff"])
+def test_a_block_that_is_cut_off_is_an_error_of_the_connection(
+    name: EngineName, block: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the engine's decoder does about it, COMPRESSION_ERROR is what the peer is told."""
+    library = load_library(name)
+    server, _ = start_engine(library, Http2Options(engine=name), client_side=False)
+    server.receive_data(PREFACE + settings_frame([]))
+    server.clear_outbound_data_buffer()
+
+    with pytest.raises(library.protocol_error):
+        server.receive_data(len(block).to_bytes(3, "big") + b"\x01\x05\x00\x00\x00\x01" + block)
+
+    goaway = server.data_to_send()
+    assert goaway[3] == 7
+    assert parse_goaway(goaway[9:])[1] in {ErrorCode.COMPRESSION_ERROR, ErrorCode.PROTOCOL_ERROR}
+    capfd.readouterr()  # what a panic prints
 
 
 def test_an_engine_that_is_not_installed() -> None:

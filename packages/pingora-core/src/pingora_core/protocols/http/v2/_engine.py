@@ -13,13 +13,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
 from pingora_core.conf import CONFIG_ERROR
-from pingora_core.protocols.http.v2._frames import PREFACE, settings_frame
+from pingora_core.protocols.http.v2._frames import PREFACE, ErrorCode, settings_frame
 from pingora_error import Error, ErrorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from h2.connection import H2Connection
+    from h2.events import Event
 
     from pingora_core.protocols.http.v2.options import EngineName, Http2Options
 
@@ -33,6 +34,7 @@ _MAX_FRAME_SIZE: Final = 5
 _MAX_HEADER_LIST_SIZE: Final = 6
 _ENABLE_CONNECT_PROTOCOL: Final = 8
 
+_PANIC_MODULE: Final = "pyo3_runtime"
 _UNLIMITED: Final = 2**31 - 1
 # Closed streams that the library remembers; its own limit of 65,536 costs megabytes.
 _MAX_CLOSED_STREAMS: Final = 512
@@ -83,6 +85,22 @@ def load_library(name: EngineName) -> Library:
 
     class Engine(connection.H2Connection):  # type: ignore[misc, name-defined]  # chosen at run time
         MAX_CLOSED_STREAMS = _MAX_CLOSED_STREAMS
+
+    if name == "jh2":
+
+        def receive_data(engine: H2Connection, data: bytes) -> list[Event]:
+            # Its decoder panics on header blocks that are cut off (5.0.15), and what comes of
+            # that is no Exception.
+            try:
+                received: list[Event] = connection.H2Connection.receive_data(engine, data)
+            except BaseException as error:
+                if type(error).__module__ != _PANIC_MODULE:
+                    raise
+                engine.close_connection(ErrorCode.COMPRESSION_ERROR)
+                raise exceptions.ProtocolError("malformed header block") from None
+            return received
+
+        Engine.receive_data = receive_data
 
     def make(client_side: bool, in_force: dict[int, int]) -> H2Connection:  # noqa: FBT001 - named by the field
         chosen = config.H2Configuration(
