@@ -110,7 +110,11 @@ class ReceiveSide(SendSide):
             self._goaway_received(*parse_goaway(data[position + 9 : end]))
             return end
         self._wrong_length(int.from_bytes(data[position + 5 : position + 9], "big"))
-        return position
+        # The library, which would reset the stream once more, does not see the frame; but it took
+        # its part of the window that all streams share.
+        if self.is_open and end - position > 9:
+            self._engine.increment_flow_control_window(end - position - 9)
+        return end
 
     def _inspect(self, data: bytes, position: int, kind: int, length: int) -> bool:
         """Look at a frame before the library does.
