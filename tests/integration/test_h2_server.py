@@ -196,6 +196,16 @@ async def test_a_body_and_trailers_arrive(client: FrameClient) -> None:
     assert (reply.body, reply.heads[0]["x-trailers"]) == (b"hello", "2")
 
 
+async def test_a_length_of_zero_is_no_body(client: FrameClient) -> None:
+    """Even if the stream does not end with the head but with an empty DATA frame."""
+    stream = client.head("/", method="POST", fields=(("content-length", "0"),), end=False)
+    await client.until(lambda: stream in client.replies and client.replies[stream].ended)
+    client.data(stream, end=True)
+
+    assert (await client.get("/empty")).status == 204
+    assert (client.replies[stream].status, client.replies[stream].body) == (200, b"")
+
+
 async def test_head_has_no_body(client: FrameClient) -> None:
     """But the length that a GET would have (test_h2_head)."""
     reply = await client.reply(client.head("/big", method="HEAD"))

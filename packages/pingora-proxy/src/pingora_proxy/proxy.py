@@ -194,7 +194,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
 
     async def _attempt(self, session: Session, peer: HttpPeer, ctx: CTX) -> None:
         connector = self.connector
-        upstream: ClientSession | None = connector.reused_http_session(peer)
+        upgrade = session.downstream_session.is_upgrade_request
+        upstream: ClientSession | None = connector.reused_http_session(peer, upgrade=upgrade)
         reused = upstream is not None
         if upstream is None:
             upstream = await self._connect(session, peer, ctx)
@@ -218,7 +219,9 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
     async def _connect(self, session: Session, peer: HttpPeer, ctx: CTX) -> ClientSession:
         session.phase = "connect"
         try:
-            return await self.connector.new_http_session(peer)
+            return await self.connector.new_http_session(
+                peer, upgrade=session.downstream_session.is_upgrade_request
+            )
         except Error as error:
             session.phase = "fail_to_connect"
             judged = await self.app.fail_to_connect(session, peer, ctx, error.as_up())
@@ -241,6 +244,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             outcome = await self._plain_page(session, error)
         if not self.app.suppress_error_log(session, ctx, error):
             self._log_error(session, error, outcome.error_code, ctx, phase=phase)
+        if outcome.response_completed:
+            truncated = False
         if truncated or outcome.error_code == 0 or downstream.response_written is None:
             downstream.shutdown()
             return False

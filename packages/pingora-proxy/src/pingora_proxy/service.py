@@ -48,7 +48,9 @@ def http_proxy(
     return HttpProxy(
         app,
         connector=Connector(
-            ConnectorOptions.from_server_conf(conf), http1_parser=conf.http1_parser
+            ConnectorOptions.from_server_conf(conf),
+            http1_parser=conf.http1_parser,
+            http2_engine=conf.http2_engine,
         ),
         server_options=server_options,
         max_retries=conf.max_retries,

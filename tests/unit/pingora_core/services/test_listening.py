@@ -156,6 +156,7 @@ def test_what_is_added_can_be_seen() -> None:
         (["nonsense", "127.0.0.1:0"], "got 'nonsense', allowed: IP:PORT"),
         (["nonsense", "worse"], "'worse'"),
         (["unix:/a"], "got 'unix:/a', allowed: IP:PORT"),
+        (["127.0.0.1:80", "127.0.0.1:80"], "got '127.0.0.1:80' 2 times, allowed: once"),
     ],
 )
 async def test_a_bad_address_is_told_before_anything_starts(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from pingora_core.apps.app import ServerApp
 from pingora_core.conf import CONFIG_ERROR
@@ -14,16 +15,19 @@ from pingora_core.services import service as base
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
+    from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
     from pingora_core.listeners.serving import (
         Acceptor,
         Endpoint,
         L4BufferSettings,
         ServingListeners,
     )
+    from pingora_core.listeners.tls import TlsSettings
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.l4.sockopt import TcpSocketOptions
@@ -35,6 +39,8 @@ _logger = logging.getLogger(__name__)
 
 A = TypeVar("A", bound=ServerApp)
 
+_TCP_ADDRESSES: Final = "IP:PORT, [IPv6]:PORT or NAME:PORT"
+
 
 @final
 class Service(base.Service, Generic[A]):
@@ -43,8 +49,9 @@ class Service(base.Service, Generic[A]):
     It is ready when all of them accept. At a shutdown they close at once, the connections are
     waited for, and at last ``app.cleanup()`` is called.
 
-    An address that makes no sense is told by `check`, not where it is added: it comes from an
-    operator as often as from a programmer, and is one of several things to be told at once.
+    An address or a certificate that makes no sense is told by `check`, not where it is added: it
+    comes from an operator as often as from a programmer, and is one of several things to be told
+    at once.
 
     Args:
         name: What logs call it.
@@ -85,28 +92,84 @@ class Service(base.Service, Generic[A]):
         """Where the service listens, with the ports that the kernel chose; empty before it does."""
         return () if self._serving is None else tuple(self._serving.addresses)
 
-    def add_tcp(self, address: str, options: TcpSocketOptions | None = None) -> None:
+    def add_tcp(
+        self,
+        address: str,
+        options: TcpSocketOptions | None = None,
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
         """Listen on a TCP address; without effect once the service has started.
 
         Args:
             address: ``1.2.3.4:80``, ``[::1]:80`` or ``name:80``; port 0 lets the kernel choose.
             options: Of the listening socket and the accepted ones; None for the system's.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
-        with self._noting_refusal(address, "IP:PORT, [IPv6]:PORT or NAME:PORT"):
+        with self._noting_refusal(address, _TCP_ADDRESSES):
             if options is None:
-                self._listeners.add_tcp(address)
+                self._listeners.add_tcp(address, proxy_protocol=proxy_protocol)
             else:
-                self._listeners.add_tcp_with_settings(address, options)
+                self._listeners.add_tcp_with_settings(
+                    address, options, proxy_protocol=proxy_protocol
+                )
 
-    def add_uds(self, path: str, permissions: int | None = None) -> None:
+    def add_uds(
+        self,
+        path: str,
+        permissions: int | None = None,
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
         """Listen on a Unix socket; without effect once the service has started.
 
         Args:
             path: Where its file is made.
             permissions: Mode of the file; None for 0o666.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
         with self._noting_refusal(path, "a path of up to 107 bytes, a mode up to 0o777"):
-            self._listeners.add_uds(path, permissions)
+            self._listeners.add_uds(path, permissions, proxy_protocol=proxy_protocol)
+
+    def add_tls(
+        self,
+        address: str,
+        cert_path: str | os.PathLike[str],
+        key_path: str | os.PathLike[str],
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
+        """Listen with TLS as most clients want it; without effect once the service has started.
+
+        Args:
+            address: As for `add_tcp`.
+            cert_path: PEM file with the certificate, then each its issuer; watched for changes.
+            key_path: PEM file with its private key; watched for changes.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
+        """
+        with self._noting_refusal(address, _TCP_ADDRESSES):
+            self._listeners.add_tls(address, cert_path, key_path, proxy_protocol=proxy_protocol)
+
+    def add_tls_with_settings(
+        self,
+        address: str,
+        options: TcpSocketOptions | None,
+        settings: TlsSettings,
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
+        """Listen with TLS; without effect once the service has started.
+
+        Args:
+            address: As for `add_tcp`.
+            options: Of the listening socket and the accepted ones; None for the system's.
+            settings: Of TLS; not to be changed afterwards, but for the certificates in its store.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
+        """
+        with self._noting_refusal(address, _TCP_ADDRESSES):
+            self._listeners.add_tls_with_settings(
+                address, options, settings, proxy_protocol=proxy_protocol
+            )
 
     def add_endpoint(
         self,
@@ -114,6 +177,7 @@ class Service(base.Service, Generic[A]):
         *,
         acceptor: Acceptor | None = None,
         buffers: L4BufferSettings | None = None,
+        proxy_protocol: ProxyProtocolSettings | None = None,
     ) -> None:
         """Listen on an address with everything that can be said of it.
 
@@ -121,8 +185,11 @@ class Service(base.Service, Generic[A]):
             address: Where, and its socket options.
             acceptor: Handshake before the application, such as TLS; None for none.
             buffers: Of its connections; None for the defaults.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
-        self._listeners.add_endpoint(address, acceptor=acceptor, buffers=buffers)
+        self._listeners.add_endpoint(
+            address, acceptor=acceptor, buffers=buffers, proxy_protocol=proxy_protocol
+        )
 
     def set_connection_filter(self, connection_filter: ConnectionFilter | None) -> None:
         """Decide per connection whether it is served, on all endpoints.
@@ -138,6 +205,8 @@ class Service(base.Service, Generic[A]):
             yield
         except ValueError as error:
             self._refused.append(f"address: got {address!r}, allowed: {allowed} ({error})")
+        except Error as error:
+            self._refused.append(f"{address}: {error}")
 
     def check(self) -> None:
         """Refuse a service without an address, or with one that cannot be right.
@@ -148,6 +217,13 @@ class Service(base.Service, Generic[A]):
         problems = list(self._refused)
         if not self.endpoints and not problems:
             problems.append("has no address to listen on, allowed: at least one")
+        counted = Counter(endpoint.address.key for endpoint in self.endpoints)
+        # Their settings would apply to whichever happens to accept.
+        problems += [
+            f"address: got {key!r} {count} times, allowed: once in a service"
+            for key, count in counted.items()
+            if count > 1
+        ]
         if problems:
             problem = f"service {self.name!r}: {'; '.join(problems)}"
             raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL)

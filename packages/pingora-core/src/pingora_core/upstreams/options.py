@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from pingora_core.protocols.l4.sockopt import BindTo, TcpKeepalive
+    from pingora_core.protocols.proxy_protocol import ProxyHeader
     from pingora_core.protocols.tls.alpn import AlpnOffer
     from pingora_core.protocols.tls.certificate import CaBundle
     from pingora_core.upstreams.hooks import (
@@ -71,6 +72,10 @@ class PeerOptions:
         allow_h1_response_invalid_content_length: Whether a response whose Content-Length is
             malformed is read until the connection closes, instead of refused.
         extra_proxy_headers: Fields added to the CONNECT request to a proxy.
+        send_proxy_protocol: Header of the PROXY protocol that the connection begins with, ahead
+            of TLS and inside the tunnel of a CONNECT proxy; see `ProxyHeader.from_digest`. Only
+            requests that come with an equal header, which means from the same client's
+            connection, share connections.
         curves: Key exchange groups in OpenSSL's notation, such as ``X25519:P-256``; None for
             the library's, which include a post-quantum one.
         second_keyshare: Whether the first flight may carry key shares of several groups; False
@@ -107,6 +112,7 @@ class PeerOptions:
     h2_connection_window_size: int | None = None
     allow_h1_response_invalid_content_length: bool = False
     extra_proxy_headers: HeaderPairs = ()
+    send_proxy_protocol: ProxyHeader | None = None
     curves: str | None = None
     second_keyshare: bool = True
     tcp_fast_open: bool = False

@@ -76,9 +76,11 @@ class ReceiveSide(SendSide):
             length = int.from_bytes(data[position : position + 3], "big")
             end = position + 9 + length
             if length > self.options.max_frame_size:
-                # The library says what is wrong with it.
-                position = size
-                break
+                # Not left to the library, which would wait until all of it is here.
+                self._feed(data[begin:position])
+                if self.is_open:
+                    self._give_up(ErrorCode.FRAME_SIZE_ERROR, b"a frame is too large")
+                return
             if end > size:
                 break
             kind = data[position + 3]
@@ -112,7 +114,7 @@ class ReceiveSide(SendSide):
         self._wrong_length(int.from_bytes(data[position + 5 : position + 9], "big"))
         # The library, which would reset the stream once more, does not see the frame; but it took
         # its part of the window that all streams share.
-        if self.is_open and end - position > 9:
+        if end - position > 9:
             self._engine.increment_flow_control_window(end - position - 9)
         return end
 

@@ -18,6 +18,7 @@ from hpack import NeverIndexedHeaderTuple
 
 from pingora_core.protocols.http.v1._target import check_host, check_host_once
 from pingora_core.protocols.http.v1.limits import DEFAULT_LIMITS
+from pingora_core.protocols.http.v2._authority import check_authority, set_host, take_host
 from pingora_core.protocols.http.v2._field_rules import (
     HOP_BY_HOP,
     UNKNOWN,
@@ -46,8 +47,6 @@ _HTTP_20: Final = Version.HTTP_20
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"})
 # What a target consists of, as in HTTP/1; a fragment is no part of it (section 8.3.1).
 _PATH_BYTES: Final = bytes(set(range(0x21, 0x7F)) - {0x23})
-_SCHEMES: Final = {b"https": b"443", b"http": b"80"}
-_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*").fullmatch
 
 # The pseudo-header fields of the three kinds of requests.
 _REQUEST: Final = frozenset({b":method", b":scheme", b":authority", b":path"})
@@ -162,7 +161,7 @@ def _decode(
     if method not in _METHODS and not is_token(method):
         raise Error(_BAD, "malformed :method")
     _check_path(method, pseudo[b":path"], limits)
-    _set_host(pseudo, items, values)
+    set_host(pseudo, items, values)
     length = 0 if end_stream else UNKNOWN
     declared = values.get(b"content-length")
     if declared is not None:
@@ -203,11 +202,12 @@ def _check_path(method: bytes, path: bytes, limits: HeadLimits) -> None:
 
 
 def _join_cookies(items: Fields, limits: HeadLimits) -> Fields:
-    # Section 8.2.3: the pieces become one field, at the place of the first.
+    # Section 8.2.3: the pieces become one field, at the place of the first. Empty ones say
+    # nothing, and the last would leave white space at the end.
     crumbs = [field for field in items if field[0] == b"cookie"]
     if len(crumbs) == 1:
         return items
-    whole = b"; ".join([value for _, value in crumbs])
+    whole = b"; ".join([value for _, value in crumbs if value])
     if len(whole) + len(b"cookie: ") > limits.max_field_size:
         raise Error(HTTPStatus(431), "the cookies are too large")
     at = items.index(crumbs[0])
@@ -215,70 +215,6 @@ def _join_cookies(items: Fields, limits: HeadLimits) -> Fields:
     hidden = any(getattr(field, "indexable", True) is False for field in crumbs)
     field = NeverIndexedHeaderTuple(b"cookie", whole) if hidden else (b"cookie", whole)
     return [*items[:at], field, *[field for field in items[at:] if field[0] != b"cookie"]]
-
-
-# ------------------------------------------------------------- whom it is meant for
-
-
-def _set_host(pseudo: dict[bytes, bytes], items: Fields, values: dict[bytes, bytes]) -> None:
-    """Judge scheme and authority, and let Host be the first field.
-
-    Args:
-        pseudo: The pseudo-header fields.
-        items: The other fields; changed.
-        values: The values in them.
-
-    Raises:
-        Error: ``INVALID_HTTP_HEADER``; ``HTTPStatus(400)`` when nobody is named, or by a scheme
-            that is not of HTTP.
-
-    Source: RFC 9113 section 8.3.1.
-    """
-    scheme = pseudo[b":scheme"]
-    if scheme not in _SCHEMES:
-        if _SCHEME(scheme) is None:
-            raise Error(_BAD, "malformed :scheme")
-        scheme = scheme.lower()
-        if scheme not in _SCHEMES:
-            raise Error(HTTPStatus(400), "a scheme that is not of HTTP")
-    authority = pseudo.get(b":authority")
-    host = values.get(b"host")
-    if authority is None:
-        if host is None:
-            # As in HTTP/1 (RFC 9112 section 3.2); it is no error of HTTP/2.
-            raise Error(HTTPStatus(400), "neither :authority nor Host")
-        _check_authority(host)
-        _take_host(items)
-        authority = host
-    else:
-        _check_authority(authority)
-        if host is not None:
-            _take_host(items)
-            if host != authority and _normal(host, scheme) != _normal(authority, scheme):
-                raise Error(_BAD, "Host and :authority differ")
-    items.insert(0, (b"host", authority))
-
-
-def _check_authority(authority: bytes) -> None:
-    try:
-        check_host_once(authority)
-    except Error as error:
-        # Section 8.3.1 forbids user information too.
-        raise Error(_BAD, f"{error.context} in :authority or Host") from None
-
-
-def _take_host(items: Fields) -> None:
-    places = [at for at, field in enumerate(items) if field[0] == b"host"]
-    if len(places) > 1:
-        raise Error(_BAD, "repeated host")
-    del items[places[0]]
-
-
-def _normal(host: bytes, scheme: bytes) -> bytes:
-    # Scheme-based normalisation, RFC 3986 section 6.2.3.
-    host = host.lower()
-    name, colon, port = host.rpartition(b":")
-    return name if colon and port in {b"", _SCHEMES.get(scheme)} else host
 
 
 # ------------------------------------------------------------------------ CONNECT
@@ -291,12 +227,12 @@ def _decode_connect(
     if pseudo.keys() != _CONNECT:
         raise Error(_BAD, "CONNECT takes :authority and nothing else")
     target = pseudo[b":authority"]
-    _check_authority(target)
+    check_authority(target)
     if check_host(target) == 0:
         raise Error(_BAD, "CONNECT needs host and port")
     host = values.get(b"host")
     if host is not None:
-        _take_host(items)
+        take_host(items)
         if host.lower() != target.lower():
             raise Error(_BAD, "Host and :authority differ")
     if b"content-length" in values:
