@@ -89,7 +89,13 @@ class ResponseFilters(Generic[CTX]):
         session.phase = "relay response"
 
     async def body(
-        self, data: bytes | None, *, end: bool, tail: bytes | None = None
+        self,
+        data: bytes | None,
+        *,
+        end: bool,
+        tail: bytes | None = None,
+        upstream_ended: bool = False,
+        trailers_follow: bool = False,
     ) -> tuple[bytes | None, float]:
         """Filter a piece of the body.
 
@@ -97,6 +103,8 @@ class ResponseFilters(Generic[CTX]):
             data: The piece; None when only the end is told.
             end: Whether it is the last.
             tail: Bytes of the application that follow it, in front of the modules.
+            upstream_ended: Whether the upstream's modules have ended the body with the trailers.
+            trailers_follow: Whether the client's modules end the body with the trailers.
 
         Returns:
             What to send, and how many seconds to pause then.
@@ -104,7 +112,7 @@ class ResponseFilters(Generic[CTX]):
         overrides = self._overrides
         session = self._session
         delay = 0.0
-        if self._upstream_modules is not None:
+        if self._upstream_modules is not None and not upstream_ended:
             data = _through(self._upstream_modules, data, end=end)
         if self._compression is not None:
             data = self._compression.response_body_filter(data, end)
@@ -125,7 +133,7 @@ class ResponseFilters(Generic[CTX]):
         if tail:
             data = (data or b"") + tail
         if self._modules is not None:
-            data = _through(self._modules, data, end=end)
+            data = _through(self._modules, data, end=end and not trailers_follow)
         session.phase = "relay response"
         return data, delay
 
@@ -140,10 +148,12 @@ class ResponseFilters(Generic[CTX]):
         """
         session = self._session
         overrides = self._overrides
+        last: bytes | None = None
         tail: bytes | None = None
+        upstream_ended = trailers is not None
         if trailers is not None:
             if self._upstream_modules is not None:
-                self._upstream_modules.response_trailer_filter(trailers)
+                last = self._upstream_modules.response_trailer_filter(trailers)
             if overrides.upstream_response_trailer_filter:
                 session.phase = "upstream_response_trailer_filter"
                 await self._app.upstream_response_trailer_filter(session, trailers, self._ctx)
@@ -154,11 +164,19 @@ class ResponseFilters(Generic[CTX]):
                     trailers = None
         if self.sees_body:
             # The filters learn the end of the body here; what they held back comes out now.
-            tail, _ = await self.body(None, end=True, tail=tail)
+            tail, _ = await self.body(
+                last,
+                end=True,
+                tail=tail,
+                upstream_ended=upstream_ended,
+                trailers_follow=trailers is not None,
+            )
         if self._modules is not None and trailers is not None:
             more = self._modules.response_trailer_filter(trailers)
             if more:
                 tail = (tail or b"") + more
+            if not trailers:
+                trailers = None  # a module has put them elsewhere
         return tail, trailers
 
 

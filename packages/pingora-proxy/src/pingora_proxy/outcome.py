@@ -17,10 +17,14 @@ class FailToProxy:
             is gone.
         can_reuse_downstream: Whether the connection may carry another request. Honoured only
             for errors before an upstream was chosen.
+        response_completed: Whether a response whose head had been sent before the error was
+            ended properly nevertheless, as gRPC does with a status in the trailers. Otherwise
+            it is cut off so that the client notices.
     """
 
     error_code: int
     can_reuse_downstream: bool = False
+    response_completed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pingora_core.protocols.http.compression import ResponseCompressionCtx
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
+    from pingora_error import Error
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
     from pingora_proxy.subrequest import SubrequestSpawner
 
@@ -199,6 +200,18 @@ class Session:
         """
         return await self.downstream_session.read_request_body()
 
+    def interrupt(self, error: Error) -> None:
+        """End the exchange with the upstream now, wherever it waits: for timers and the like.
+
+        Nothing happens before there is an upstream; limit the time to connect with the peer's
+        ``options.total_connection_timeout``.
+
+        Args:
+            error: What the request fails with.
+        """
+        if self._upstream_session is not None:
+            self._upstream_session.fail(error)
+
     # ---------------------------------------------------------------- writing
 
     async def write_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
@@ -223,6 +236,8 @@ class Session:
         modules = self._modules_ctx
         if modules is not None:
             data = modules.response_body_filter(data, end)
+            if end and (done := modules.response_done_filter()):
+                data = (data or b"") + done
         await self.downstream_session.write_response_body(data, end=end)
 
     async def write_response_trailers(self, trailers: HeaderMap) -> None:
@@ -236,7 +251,8 @@ class Session:
             data = modules.response_trailer_filter(trailers)
             if data:
                 await self.downstream_session.write_response_body(data)
-        await self.downstream_session.write_response_trailers(trailers)
+        # Without fields if a module has put them elsewhere.
+        await self.downstream_session.write_response_trailers(trailers or None)
 
     async def respond_error(self, code: int, body: bytes = b"") -> None:
         """Answer with an error page; the connection is closed afterwards.

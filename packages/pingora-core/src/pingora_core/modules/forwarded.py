@@ -8,12 +8,11 @@ copies that head again, does not add them twice.
 
 from __future__ import annotations
 
-import ipaddress
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from pingora_core.modules.module import HttpModule, HttpModuleBuilder
 from pingora_core.protocols.address import InetAddress
+from pingora_core.protocols.networks import TrustedNetworks, parse_host
 from pingora_http.grammar import is_token
 
 if TYPE_CHECKING:
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
 
     from pingora_core.modules.module import Downstream
     from pingora_core.protocols.address import SocketAddress
+    from pingora_core.protocols.networks import IPAddress
     from pingora_http import RequestHeader
 
 __all__ = ["Forwarded", "ForwardedBuilder", "ForwardedPolicy"]
-
-_IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ForwardedPolicy:
@@ -48,7 +46,7 @@ class ForwardedPolicy:
     Source: RFC 7239; the trust model is that of nginx's realip and Caddy's trusted_proxies.
     """
 
-    __slots__ = ("_forwarded", "_is_trusted_host", "_trust_unix", "_x_forwarded")
+    __slots__ = ("_forwarded", "_trusted", "_x_forwarded")
 
     def __init__(
         self,
@@ -58,15 +56,7 @@ class ForwardedPolicy:
         x_forwarded: bool = True,
         forwarded: bool = True,
     ) -> None:
-        networks = tuple(_network(text) for text in trusted)
-
-        def is_trusted_host(host: str) -> bool:
-            address = _parse_host(host)
-            return address is not None and any(address in network for network in networks)
-
-        # The same few proxies connect all the time.
-        self._is_trusted_host = lru_cache(maxsize=1024)(is_trusted_host)
-        self._trust_unix = trust_unix
+        self._trusted = TrustedNetworks(trusted, unix=trust_unix)
         self._x_forwarded = x_forwarded
         self._forwarded = forwarded
 
@@ -79,9 +69,7 @@ class ForwardedPolicy:
         Returns:
             Whether they are.
         """
-        if isinstance(client, InetAddress):
-            return self._is_trusted_host(client.host)
-        return client is not None and self._trust_unix
+        return self._trusted.contains(client)
 
     def apply(self, request: RequestHeader, downstream: Downstream) -> None:
         """Set the fields.
@@ -94,7 +82,7 @@ class ForwardedPolicy:
         client = downstream.client_addr
         if not self.is_trusted(client):
             _remove_claims(request)
-        address = _parse_host(client.host) if isinstance(client, InetAddress) else None
+        address = parse_host(client.host) if isinstance(client, InetAddress) else None
         proto = "http" if downstream.digest.ssl_digest is None else "https"
         host = request.authority or request.get("host") or ""
         if self._forwarded:
@@ -182,25 +170,7 @@ def _remove_claims(request: RequestHeader) -> None:
         request.remove_headers(claims)
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        msg = f"trusted proxy {text!r} is no IP address or network: {error}"
-        raise ValueError(msg) from error
-
-
-def _parse_host(host: str) -> _IPAddress | None:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    # A dual-stack listener shows IPv4 clients as ::ffff:192.0.2.1.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-def _element(address: _IPAddress | None, host: str, proto: str) -> str:
+def _element(address: IPAddress | None, host: str, proto: str) -> str:
     """Describe one hop (RFC 7239 section 4).
 
     Returns:
@@ -225,15 +195,15 @@ def _elements_of_legacy(request: RequestHeader) -> list[str]:
     return [f"for={_node(_parse_hop(hop.strip()))}" for hop in hops if hop.strip()]
 
 
-def _parse_hop(hop: str) -> _IPAddress | None:
-    address = _parse_host(hop)
+def _parse_hop(hop: str) -> IPAddress | None:
+    address = parse_host(hop)
     if address is None:
         # Some proxies add the port.
-        address = _parse_host(hop.rpartition(":")[0].removeprefix("[").removesuffix("]"))
+        address = parse_host(hop.rpartition(":")[0].removeprefix("[").removesuffix("]"))
     return address
 
 
-def _node(address: _IPAddress | None) -> str:
+def _node(address: IPAddress | None) -> str:
     if address is None:
         return "unknown"
     return str(address) if address.version == 4 else f'"[{address}]"'

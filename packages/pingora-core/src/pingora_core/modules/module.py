@@ -55,6 +55,9 @@ class HttpModule:
             request: The head, before the application's ``request_filter``.
         """
 
+    def request_body_start(self) -> None:
+        """Be told that the request body comes from its beginning: once for each attempt."""
+
     async def request_body_filter(self, body: bytes | None, end: bool) -> bytes | None:  # noqa: FBT001 - Pingora's signature
         """Replace a piece of the request body.
 
@@ -285,6 +288,11 @@ class HttpModuleCtx:
         """
         for module in self._modules:
             await module.request_header_filter(request)
+
+    def request_body_start(self) -> None:
+        """Tell all modules that an attempt begins to send the request body."""
+        for module in self._modules:
+            module.request_body_start()
 
     async def request_body_filter(self, body: bytes | None, end: bool) -> bytes | None:  # noqa: FBT001 - Pingora's signature
         """Send a piece of the request body through all modules.
