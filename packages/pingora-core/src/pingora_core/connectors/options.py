@@ -26,11 +26,13 @@ class ConnectorOptions:
         debug_ssl_keylog: Whether to append TLS secrets to the file that the environment variable
             ``SSLKEYLOGFILE`` names. Whoever reads that file can read the traffic.
         keepalive_pool_size: Most idle connections kept, at least 1.
+        tls_session_cache_size: Most peers whose TLS sessions are kept, so that the next handshake
+            with them is shorter; 0 for full handshakes always.
         bind_to_v4: Local IPv4 addresses; each connection leaves from a random one.
         bind_to_v6: Local IPv6 addresses, likewise.
 
     Raises:
-        ValueError: If an address is malformed or of the wrong family.
+        ValueError: If an address is malformed or of the wrong family, or a size is negative.
 
     Source: pingora-core/src/connectors/mod.rs.
     """
@@ -39,10 +41,14 @@ class ConnectorOptions:
     cert_key_file: tuple[str, str] | None = None
     debug_ssl_keylog: bool = False
     keepalive_pool_size: int = 128
+    tls_session_cache_size: int = 256
     bind_to_v4: tuple[InetAddress, ...] = ()
     bind_to_v6: tuple[InetAddress, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.tls_session_cache_size < 0:
+            msg = f"tls_session_cache_size must not be negative: {self.tls_session_cache_size}"
+            raise ValueError(msg)
         for address in (*self.bind_to_v4, *self.bind_to_v6):
             if address.is_ipv6 != (address in self.bind_to_v6):
                 msg = f"{address} is in the list of the other family"

@@ -1,9 +1,8 @@
 """The client side of TLS: whom to trust, what to offer, and the handshake.
 
-Theory of operation. What connections have in common (authorities, client certificate, protocols,
-groups) is an ``SSL.Context``; making one reads the trust store and takes milliseconds, so they are
-kept. Who a peer must prove to be belongs to one connection and is checked in OpenSSL's verify
-callback, which means: before a client certificate is sent, and with an alert to the peer.
+Theory of operation. Who a peer must prove to be belongs to one connection and is checked in OpenSSL's
+verify callback, which means: before a client certificate is sent, and with an alert to the peer. A
+session is resumed only if all that decided about the verification is the same as when it was made.
 
 Verification has two switches. Without ``verify_cert`` nothing is checked. Without ``verify_hostname``
 anybody with a trusted certificate is accepted. Otherwise the certificate must be for the SNI; a
@@ -12,16 +11,21 @@ peer without one must be the host that was looked up or the IP address that was 
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
+import math
+import time
 from typing import TYPE_CHECKING, Final
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
-from pingora_core.connectors._openssl import set_groups
+from pingora_core.connectors._contexts import ClientContexts
+from pingora_core.connectors._sessions import (
+    SessionCache,
+    SessionKeeper,
+    Trust,
+)
 from pingora_core.protocols.address import HostAddress, InetAddress
-from pingora_core.protocols.tls.certificate import CaBundle, CertKey
-from pingora_core.protocols.tls.errors import reason_of
+from pingora_core.protocols.tls.digest import read_certificate
+from pingora_core.protocols.tls.openssl import is_peer_verified, is_resumed
 from pingora_core.protocols.tls.stream import TlsStream
 from pingora_core.protocols.tls.verify import (
     ReferenceIdentity,
@@ -31,8 +35,12 @@ from pingora_core.protocols.tls.verify import (
 from pingora_error import TLS_CONFIG_ERROR, Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
-    from typing import IO
+    from cryptography import x509
+    from OpenSSL import crypto
 
+    from pingora_core.connectors._sessions import (
+        StoredSession,
+    )
     from pingora_core.connectors.options import ConnectorOptions
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.tls.alpn import AlpnOffer
@@ -41,37 +49,34 @@ if TYPE_CHECKING:
 
 __all__ = ["TlsConnector"]
 
-# Each distinct combination of authorities, certificate, protocols and groups needs one, at a few
-# hundred KiB with the system's authorities in it.
-_MAX_CONTEXTS: Final = 64
-# SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets and does not name.
-_PARTIAL_WRITE: Final = 1
-# OpenSSL's default preference with one key share instead of two.
-_ONE_KEYSHARE: Final = "X25519MLKEM768:X25519:P-256:X448:P-384:P-521"
+# Characters of the names of a wrong certificate that an error tells.
+_MAX_NAMES: Final = 200
 _CODE_NAMES: Final = {
     code: name.removeprefix("ERR_").replace("_", " ").lower()
     for name, code in vars(SSL.X509VerificationCodes).items()
     if name.startswith("ERR_")
 }
 
-_ContextKey = tuple[CaBundle | None, CertKey | None, tuple[bytes, ...], str | None, bool, bool]
-
 
 class _Verification:
     """The verification of one handshake, and how it went.
 
     Attributes:
-        identity: Who the peer must be; None for anybody trusted.
+        trust: What it depends on, above all who the peer must be.
+        offered: The session that the peer may resume; None for none.
         passed: Whether the peer's own certificate was accepted.
         failure: Why not, in words.
+        valid_until: When that certificate expires, seconds since the epoch.
     """
 
-    __slots__ = ("failure", "identity", "passed")
+    __slots__ = ("failure", "offered", "passed", "trust", "valid_until")
 
-    def __init__(self, identity: ReferenceIdentity | None) -> None:
-        self.identity = identity
+    def __init__(self, trust: Trust, offered: StoredSession | None) -> None:
+        self.trust = trust
+        self.offered = offered
         self.passed = False
         self.failure = ""
+        self.valid_until = math.inf
 
 
 class TlsConnector:
@@ -85,11 +90,8 @@ class TlsConnector:
     """
 
     def __init__(self, options: ConnectorOptions) -> None:
-        self._ca = None if options.ca_file is None else CaBundle.from_file(options.ca_file)
-        pair = options.cert_key_file
-        self._cert_key = None if pair is None else CertKey.from_files(*pair)
-        self._keylog: IO[bytes] | None = _open_keylog() if options.debug_ssl_keylog else None
-        self._contexts: OrderedDict[_ContextKey, SSL.Context] = OrderedDict()
+        self._sessions = SessionCache(options.tls_session_cache_size, time.monotonic)
+        self._contexts = ClientContexts(options, _verify, self._sessions.forget_context)
 
     def prepare(self, peer: Peer, *, alpn: AlpnOffer) -> SSL.Connection:
         """Get ready for a handshake, so that a mistake is found before anything is connected.
@@ -115,11 +117,16 @@ class TlsConnector:
                 source=ErrorSource.INTERNAL,
                 cause=error,
             ) from error
-        connection = SSL.Connection(self._context(peer, alpn), None)
+        context = self._contexts.get(peer, alpn)
+        connection = SSL.Connection(context, None)
         connection.set_connect_state()
-        connection.set_app_data(_Verification(identity))
         if sni:
             connection.set_tlsext_host_name(sni.encode("ascii"))
+        trust = Trust(context, peer.reuse_key(), sni, identity)
+        offered = self._sessions.take(trust)
+        if offered is not None:
+            connection.set_session(offered.session)
+        connection.set_app_data(_Verification(trust, offered))
         return connection
 
     async def handshake(self, stream: Stream, peer: Peer, connection: SSL.Connection) -> TlsStream:
@@ -143,76 +150,61 @@ class TlsConnector:
         tls = TlsStream(stream, connection)
         try:
             await tls.handshake(options.connection_timeout)
-            if options.verify_cert and not verification.passed:
-                msg = "the handshake ended without verification"
-                raise Error(ErrorType.INVALID_CERT, msg)
+            keeper = self._accept(connection, verification, verify=options.verify_cert)
         except Error as error:
+            # If it was the session's fault, the next try does without.
+            self._sessions.discard(verification.trust)
             described = _describe(error, peer, verification)
             raise described from error
+        if keeper.uses_tickets:
+            tls.on_session = keeper.store
+        else:
+            keeper.store()
         hook = options.upstream_tls_handshake_complete_hook
         if hook is not None:
             _run_hook(hook, tls)
         return tls
 
-    def close(self) -> None:
-        """Close the key log, if there is one."""
-        if self._keylog is not None:
-            self._keylog.close()
-            self._keylog = None
+    def _accept(
+        self, connection: SSL.Connection, verification: _Verification, *, verify: bool
+    ) -> SessionKeeper:
+        """Make sure that a peer was verified, now or when the session began that it has resumed.
 
-    def _context(self, peer: Peer, alpn: AlpnOffer) -> SSL.Context:
-        options = peer.options
-        key: _ContextKey = (
-            options.ca or self._ca,
-            peer.client_cert_key or self._cert_key,
-            alpn.protocols,
-            options.curves,
-            options.second_keyshare,
-            options.verify_cert,
+        Args:
+            connection: After its handshake.
+            verification: How that went.
+            verify: Whether the peer must have been verified.
+
+        Returns:
+            What keeps the sessions of the connection.
+
+        Raises:
+            Error: ``INVALID_CERT`` if it was not.
+        """
+        offered = verification.offered
+        if offered is not None and is_resumed(connection):
+            # Only what has passed is kept; OpenSSL remembers the same, so ask it as well.
+            verified = is_peer_verified(connection)
+            expiry = offered.expiry
+        else:
+            offered = None
+            verified = verification.passed
+            expiry = self._sessions.expiry_of(verification.valid_until - time.time())
+        if verify and not verified:
+            msg = "the handshake ended without verification"
+            raise Error(ErrorType.INVALID_CERT, msg)
+        return SessionKeeper(
+            self._sessions,
+            verification.trust,
+            connection,
+            expiry,
+            resumed=None if offered is None else offered.session,
         )
-        context = self._contexts.get(key)
-        if context is None:
-            context = self._contexts[key] = self._make_context(key)
-            if len(self._contexts) > _MAX_CONTEXTS:
-                self._contexts.popitem(last=False)
-        else:
-            self._contexts.move_to_end(key)
-        return context
 
-    def _make_context(self, key: _ContextKey) -> SSL.Context:
-        ca, cert_key, protocols, curves, second_keyshare, verify = key
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
-        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-        context.clear_mode(_PARTIAL_WRITE)
-        # A resumed session would skip the verification that this peer may ask for.
-        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-        context.set_alpn_protos(list(protocols))
-        groups = curves or (None if second_keyshare else _ONE_KEYSHARE)
-        if groups is not None and not set_groups(context, groups):
-            raise Error(
-                TLS_CONFIG_ERROR,
-                f"OpenSSL does not know all of the groups {groups!r}",
-                source=ErrorSource.INTERNAL,
-            )
-        if verify:
-            context.set_verify(SSL.VERIFY_PEER, _verify)
-            _trust(context, ca)
-        else:
-            context.set_verify(SSL.VERIFY_NONE)
-        if cert_key is not None:
-            _use_certificate(context, cert_key)
-        if self._keylog is not None:
-            context.set_keylog_callback(self._log_key)
-        return context
-
-    def _log_key(self, connection: SSL.Connection, line: bytes) -> None:
-        del connection
-        # A connection may outlive the connector.
-        if self._keylog is not None:
-            self._keylog.write(line + b"\n")
-            self._keylog.flush()
+    def close(self) -> None:
+        """Forget the sessions, and close the key log if there is one."""
+        self._sessions.clear()
+        self._contexts.close()
 
 
 def _server_name(peer: Peer) -> str:
@@ -295,12 +287,21 @@ def _verify(  # noqa: PLR0917 - OpenSSL's signature
         verification.failure = f"{reason} (certificate {depth} of the chain)"
         return False
     if depth == 0:
-        identity = verification.identity
-        if identity is not None and not identity.matches(certificate.to_cryptography()):
-            verification.failure = f"the certificate is not for {identity}"
+        identity = verification.trust.identity
+        own = certificate.to_cryptography()
+        if identity is not None and not identity.matches(own):
+            verification.failure = _mismatch(identity, own)
             return False
+        verification.valid_until = own.not_valid_after_utc.timestamp()
         verification.passed = True
     return True
+
+
+def _mismatch(identity: ReferenceIdentity, certificate: x509.Certificate) -> str:
+    names = ", ".join(read_certificate(certificate).subject_alt_names)
+    if len(names) > _MAX_NAMES:
+        names = f"{names[:_MAX_NAMES]}..."
+    return f"the certificate is not for {identity} but for {names or 'no name at all'}"
 
 
 def _describe(error: Error, peer: Peer, verification: _Verification) -> Error:
@@ -309,43 +310,3 @@ def _describe(error: Error, peer: Peer, verification: _Verification) -> Error:
         etype = ErrorType.CONNECT_TIMEDOUT
     detail = f": {verification.failure}" if verification.failure else ""
     return Error.up(etype, f"TLS handshake with {peer!r}{detail}", cause=error)
-
-
-def _trust(context: SSL.Context, ca: CaBundle | None) -> None:
-    if ca is None:
-        context.set_default_verify_paths()
-        return
-    store = context.get_cert_store()
-    assert store is not None
-    for certificate in ca.certificates:
-        store.add_cert(crypto.X509.from_cryptography(certificate))
-    # What the user lists is trusted, whether it is a root or not.
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-
-
-def _use_certificate(context: SSL.Context, cert_key: CertKey) -> None:
-    try:
-        context.use_certificate(cert_key.leaf)
-        for certificate in cert_key.intermediates:
-            context.add_extra_chain_cert(certificate)
-        context.use_privatekey(cert_key.key)
-    except SSL.Error as error:
-        raise Error(
-            TLS_CONFIG_ERROR,
-            f"OpenSSL refuses {cert_key!r}: {reason_of(error)}",
-            source=ErrorSource.INTERNAL,
-            cause=error,
-        ) from error
-
-
-def _open_keylog() -> IO[bytes] | None:
-    path = os.environ.get("SSLKEYLOGFILE")
-    if not path:
-        return None
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Error(
-            ErrorType.FILE_OPEN_ERROR, f"key log {path}", source=ErrorSource.INTERNAL, cause=error
-        ) from error
-    return os.fdopen(descriptor, "ab")

@@ -26,6 +26,7 @@ from pingora_core.connectors.lookup import DnsLookup
 from pingora_core.connectors.options import ConnectorOptions
 from pingora_core.connectors.tls import TlsConnector
 from pingora_core.protocols.address import HostAddress
+from pingora_core.protocols.proxy_protocol import encode_proxy_header
 from pingora_core.protocols.tls.alpn import ALPN
 from pingora_core.runtime.timers import Deadline, get_timers
 from pingora_error import Error, ErrorSource, ErrorType
@@ -175,11 +176,12 @@ class TransportConnector:
                 _logger.error("a pooled connection does not lead to %r; it is closed", peer)
                 stream.close()
 
-    async def new_stream(self, peer: Peer) -> Stream:
+    async def new_stream(self, peer: Peer, *, alpn: AlpnOffer | None = None) -> Stream:
         """Make a connection.
 
         Args:
             peer: Where to.
+            alpn: What to offer in the TLS handshake instead of what the peer's options say.
 
         Returns:
             The stream, through the proxy and with TLS as the peer says.
@@ -199,7 +201,7 @@ class TransportConnector:
         total = peer.options.total_connection_timeout
         try:
             async with asyncio.timeout(total):
-                stream = await self._establish(peer, key)
+                stream = await self._establish(peer, alpn or self._offer(peer, key))
         except TimeoutError as error:
             raise Error(
                 ErrorType.CONNECT_TIMEDOUT,
@@ -209,11 +211,13 @@ class TransportConnector:
         self.connected_count += 1
         return stream
 
-    async def _establish(self, peer: Peer, key: ReuseKey) -> Stream:
+    async def _establish(self, peer: Peer, alpn: AlpnOffer) -> Stream:
         proxy = peer.proxy
         # What can be found wrong without the network is found before it is used.
         request = None if proxy is None else make_connect_request(peer, proxy)
-        tls = self._tls.prepare(peer, alpn=self._offer(peer, key)) if peer.is_tls else None
+        header = peer.options.send_proxy_protocol
+        announcement = None if header is None else encode_proxy_header(header)
+        tls = self._tls.prepare(peer, alpn=alpn) if peer.is_tls else None
         stream = await l4.connect(
             peer.address if proxy is None else proxy.next_hop,
             peer.options,
@@ -223,6 +227,9 @@ class TransportConnector:
         try:
             if request is not None:
                 await connect_through(stream, peer, request)
+            if announcement is not None:
+                # Behind CONNECT: it is the peer, not the proxy, who is told.
+                stream.write(announcement)
             if tls is not None:
                 return await self._tls.handshake(stream, peer, tls)
         except Error:

@@ -3,6 +3,7 @@
 from pingora_core.listeners.fds import ListenFds
 from pingora_core.listeners.filter import AcceptAllFilter, ConnectionFilter
 from pingora_core.listeners.l4 import BindRetry, ServerAddress, TcpServerAddress, UdsServerAddress
+from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
 from pingora_core.listeners.serving import (
     Acceptor,
     Endpoint,
@@ -10,18 +11,35 @@ from pingora_core.listeners.serving import (
     ServingListeners,
 )
 from pingora_core.listeners.stack import Listeners
+from pingora_core.listeners.tls import (
+    CertificateDirectory,
+    CertificateStore,
+    ClientAuth,
+    ClientAuthMode,
+    TlsAccept,
+    TlsAlert,
+    TlsSettings,
+)
 
 __all__ = [
     "AcceptAllFilter",
     "Acceptor",
     "BindRetry",
+    "CertificateDirectory",
+    "CertificateStore",
+    "ClientAuth",
+    "ClientAuthMode",
     "ConnectionFilter",
     "Endpoint",
     "L4BufferSettings",
     "ListenFds",
     "Listeners",
+    "ProxyProtocolSettings",
     "ServerAddress",
     "ServingListeners",
     "TcpServerAddress",
+    "TlsAccept",
+    "TlsAlert",
+    "TlsSettings",
     "UdsServerAddress",
 ]

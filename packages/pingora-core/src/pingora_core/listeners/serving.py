@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 from pingora_core.listeners.l4 import BACKLOG, NO_OPTIONS, TcpServerAddress
+from pingora_core.listeners.proxy_protocol import accept_proxy_header
 from pingora_core.protocols.address import InetAddress, socket_address_from_sockname
 from pingora_core.protocols.l4.stream import (
     DEFAULT_READ_BUFFER,
     DEFAULT_WRITE_BUFFER,
     L4Stream,
 )
+from pingora_core.protocols.proxy_protocol import ProxyCommand
 from pingora_core.runtime import timers
+from pingora_core.runtime.log_limit import LogLimit
 from pingora_error import Error
 
 if TYPE_CHECKING:
@@ -25,12 +29,20 @@ if TYPE_CHECKING:
     from pingora_core.listeners.fds import ListenFds
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
+    from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.interfaces import Stream
 
     OnStream: TypeAlias = Callable[[Stream], Awaitable[None]]
 
-__all__ = ["AcceptPolicy", "Acceptor", "Endpoint", "L4BufferSettings", "ServingListeners"]
+__all__ = [
+    "AcceptPolicy",
+    "Acceptor",
+    "BackgroundAcceptor",
+    "Endpoint",
+    "L4BufferSettings",
+    "ServingListeners",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +60,14 @@ class Acceptor(Protocol):
         Returns:
             The stream to serve; closing it closes the accepted one.
         """
+
+
+@runtime_checkable
+class BackgroundAcceptor(Acceptor, Protocol):
+    """An acceptor with something to do beside accepting, such as looking for renewed files."""
+
+    async def run(self) -> None:
+        """Do it until cancelled, which happens when the listener stops to accept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +98,14 @@ class Endpoint:
         address: Where it listens.
         acceptor: Handshake before the application; None for none.
         buffers: Of the connections.
+        proxy_protocol: Whose headers of the PROXY protocol it believes, read before the acceptor
+            sees the connection; None reads none.
     """
 
     address: ServerAddress
     acceptor: Acceptor | None = None
     buffers: L4BufferSettings = DEFAULT_BUFFERS
+    proxy_protocol: ProxyProtocolSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +143,8 @@ class ServingListeners:
         self._servers: list[tuple[asyncio.AbstractServer, Endpoint]] = []
         self._addresses: list[SocketAddress] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._background: dict[Acceptor, asyncio.Task[None]] = {}
+        self._log_limit = LogLimit()
 
     # -------------------------------------------------------------- accepting
 
@@ -140,6 +165,10 @@ class ServingListeners:
             self._fds.release(endpoint.address)
             raise
         self._servers.append((server, endpoint))
+        acceptor = endpoint.acceptor
+        if isinstance(acceptor, BackgroundAcceptor) and acceptor not in self._background:
+            task = asyncio.get_running_loop().create_task(acceptor.run())
+            self._background[acceptor] = task
 
     @property
     def addresses(self) -> list[SocketAddress]:
@@ -163,6 +192,8 @@ class ServingListeners:
         for server, endpoint in servers:
             server.close()
             self._fds.release(endpoint.address)
+        for task in self._background.values():
+            task.cancel()
 
     # ------------------------------------------------------------- connections
 
@@ -177,6 +208,8 @@ class ServingListeners:
         """
         # What the kernel handed over just before close() becomes a task in this turn.
         await asyncio.sleep(0)
+        if not self._servers and self._background:
+            await asyncio.wait(self._background.values())
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while self._tasks:
@@ -240,6 +273,10 @@ class ServingListeners:
         try:
             if not await self._is_welcome(endpoint, accepted):
                 return
+            if endpoint.proxy_protocol is not None and not await self._is_announced(
+                endpoint.proxy_protocol, accepted
+            ):
+                return
             if endpoint.acceptor is not None:
                 handshake = endpoint.acceptor.accept(accepted)
                 stream = await timers.timeout(self._policy.handshake_timeout, handshake)
@@ -247,7 +284,7 @@ class ServingListeners:
             stream.close()
             await stream.wait_closed()
         except (Error, TimeoutError) as error:
-            _logger.warning("connection from %s: %s", _client(endpoint, accepted), error)
+            self._log_failure(endpoint, accepted, error)
         except Exception:
             _logger.exception("connection from %s failed", _client(endpoint, accepted))
         finally:
@@ -256,20 +293,49 @@ class ServingListeners:
 
     async def _is_welcome(self, endpoint: Endpoint, stream: L4Stream) -> bool:
         connection_filter = self._policy.connection_filter
-        if connection_filter is not None:
-            peer = _peer(stream)
-            asked = connection_filter.should_accept(peer)
-            if not await timers.timeout(self._policy.filter_timeout, asked):
-                _logger.debug("connection from %s was filtered out", peer)
-                return False
+        if connection_filter is not None and not await self._passes(connection_filter, stream):
+            return False
         address = endpoint.address
         if isinstance(address, TcpServerAddress) and address.options is not NO_OPTIONS:
             stream.apply_options(address.options)
         return True
 
+    async def _is_announced(self, settings: ProxyProtocolSettings, stream: L4Stream) -> bool:
+        if not await accept_proxy_header(stream, settings):
+            return False
+        client_filter = settings.client_filter
+        header = stream.digest.proxy_protocol
+        if client_filter is None or header is None or header.command is ProxyCommand.LOCAL:
+            return True
+        return await self._passes(client_filter, stream, is_announced=header.source is not None)
+
+    async def _passes(
+        self, connection_filter: ConnectionFilter, stream: L4Stream, *, is_announced: bool = True
+    ) -> bool:
+        peer = _peer(stream) if is_announced else None
+        asked = connection_filter.should_accept(peer)
+        if await timers.timeout(self._policy.filter_timeout, asked):
+            return True
+        _logger.debug("connection from %s was filtered out", peer)
+        return False
+
+    def _log_failure(
+        self, endpoint: Endpoint, stream: L4Stream, error: Error | TimeoutError
+    ) -> None:
+        # Strangers decide how often this happens, so it is not they who fill the disk.
+        suppressed = self._log_limit.admit(time.monotonic())
+        if suppressed is None:
+            return
+        more = f" (and {suppressed} more that were not logged)" if suppressed else ""
+        _logger.warning("connection from %s: %s%s", _client(endpoint, stream), error, more)
+
 
 def _client(endpoint: Endpoint, stream: L4Stream) -> str:
-    return str(_peer(stream) or f"a client of {endpoint.address.key}")
+    client = str(_peer(stream) or f"a client of {endpoint.address.key}")
+    digest = stream.digest.socket_digest
+    if digest is None or digest.peer_addr is digest.transport_peer_addr:
+        return client
+    return f"{client}, announced by {digest.transport_peer_addr}"
 
 
 def _peer(stream: L4Stream) -> InetAddress | None:

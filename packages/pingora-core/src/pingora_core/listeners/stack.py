@@ -15,12 +15,15 @@ from pingora_core.listeners.serving import (
     Endpoint,
     ServingListeners,
 )
+from pingora_core.listeners.tls import TlsAcceptor, TlsSettings
 
 if TYPE_CHECKING:
+    import os
     from typing import Self
 
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
+    from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
     from pingora_core.listeners.serving import Acceptor, L4BufferSettings, OnStream
     from pingora_core.protocols.l4.sockopt import TcpSocketOptions
 
@@ -78,36 +81,113 @@ class Listeners:
         listeners.add_uds(path, permissions)
         return listeners
 
+    @classmethod
+    def tls(
+        cls, address: str, cert_path: str | os.PathLike[str], key_path: str | os.PathLike[str]
+    ) -> Self:
+        """Make a collection with one TLS endpoint.
+
+        Args:
+            address: As for `add_tls`.
+            cert_path: As for `add_tls`.
+            key_path: As for `add_tls`.
+
+        Returns:
+            The collection.
+        """
+        listeners = cls()
+        listeners.add_tls(address, cert_path, key_path)
+        return listeners
+
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """What was added, in that order."""
         return tuple(self._endpoints)
 
-    def add_tcp(self, address: str) -> None:
+    def add_tcp(self, address: str, *, proxy_protocol: ProxyProtocolSettings | None = None) -> None:
         """Add a TCP endpoint.
 
         Args:
             address: ``1.2.3.4:80``, ``[::1]:80`` or ``name:80``.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
-        self.add_endpoint(TcpServerAddress(address))
+        self.add_endpoint(TcpServerAddress(address), proxy_protocol=proxy_protocol)
 
-    def add_tcp_with_settings(self, address: str, options: TcpSocketOptions) -> None:
+    def add_tcp_with_settings(
+        self,
+        address: str,
+        options: TcpSocketOptions,
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
         """Add a TCP endpoint with socket options.
 
         Args:
             address: As for `add_tcp`.
             options: Of the listening socket and the accepted ones.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
-        self.add_endpoint(TcpServerAddress(address, options))
+        self.add_endpoint(TcpServerAddress(address, options), proxy_protocol=proxy_protocol)
 
-    def add_uds(self, path: str, permissions: int | None = None) -> None:
+    def add_uds(
+        self,
+        path: str,
+        permissions: int | None = None,
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
         """Add a Unix socket.
 
         Args:
             path: File system path; what a crashed predecessor left there is removed.
             permissions: Mode of the file; None for 0o666.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
-        self.add_endpoint(UdsServerAddress(path, permissions))
+        self.add_endpoint(UdsServerAddress(path, permissions), proxy_protocol=proxy_protocol)
+
+    def add_tls(
+        self,
+        address: str,
+        cert_path: str | os.PathLike[str],
+        key_path: str | os.PathLike[str],
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
+        """Add a TLS endpoint with the settings of Mozilla's intermediate profile. It blocks.
+
+        Args:
+            address: As for `add_tcp`.
+            cert_path: PEM file with the certificate, then each its issuer.
+            key_path: PEM file with its private key.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
+
+        Raises:
+            Error: ``TLS_CONFIG_ERROR`` naming the file and the reason.
+        """
+        settings = TlsSettings.intermediate(cert_path, key_path)
+        self.add_tls_with_settings(address, None, settings, proxy_protocol=proxy_protocol)
+
+    def add_tls_with_settings(
+        self,
+        address: str,
+        options: TcpSocketOptions | None,
+        settings: TlsSettings,
+        *,
+        proxy_protocol: ProxyProtocolSettings | None = None,
+    ) -> None:
+        """Add a TLS endpoint. It blocks.
+
+        Args:
+            address: As for `add_tcp`.
+            options: Of the listening socket and the accepted ones; None for the system's.
+            settings: Of TLS.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
+
+        Raises:
+            Error: ``TLS_CONFIG_ERROR`` naming everything that is wrong with the settings.
+        """
+        where = TcpServerAddress(address) if options is None else TcpServerAddress(address, options)
+        self.add_endpoint(where, acceptor=TlsAcceptor(settings), proxy_protocol=proxy_protocol)
 
     def add_endpoint(
         self,
@@ -115,6 +195,7 @@ class Listeners:
         *,
         acceptor: Acceptor | None = None,
         buffers: L4BufferSettings | None = None,
+        proxy_protocol: ProxyProtocolSettings | None = None,
     ) -> None:
         """Add an endpoint.
 
@@ -122,8 +203,11 @@ class Listeners:
             address: Where it listens.
             acceptor: Handshake before the application, such as TLS; None for none.
             buffers: Of its connections; None for the defaults.
+            proxy_protocol: Whose headers of the PROXY protocol it believes; None reads none.
         """
-        self._endpoints.append(Endpoint(address, acceptor, buffers or DEFAULT_BUFFERS))
+        self._endpoints.append(
+            Endpoint(address, acceptor, buffers or DEFAULT_BUFFERS, proxy_protocol)
+        )
 
     def set_connection_filter(self, connection_filter: ConnectionFilter | None) -> None:
         """Decide who may connect, to all endpoints, those added later included.
