@@ -164,6 +164,8 @@ class CertificateAuthority:
         common_name: str | None = None,
         organization: str | None = "Test Organization",
         curve: ec.EllipticCurve | None = None,
+        days: int = 10,
+        crl_url: str | None = None,
     ) -> IssuedCertificate:
         """Issue a certificate.
 
@@ -175,12 +177,14 @@ class CertificateAuthority:
             common_name: Common name; the first of ``names`` when None.
             organization: Organization of the subject; None leaves it out.
             curve: Key curve; P-256 when None.
+            days: How long it is valid, unless one of the above says otherwise.
+            crl_url: Where it says that the list of revoked certificates is; None says nothing.
 
         Returns:
             The certificate, its key and their files.
         """
         key = ec.generate_private_key(curve or ec.SECP256R1())
-        start, end = _validity(expired=expired, not_yet_valid=not_yet_valid)
+        start, end = _validity(days, expired=expired, not_yet_valid=not_yet_valid)
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         builder = (
             x509.CertificateBuilder()
@@ -198,6 +202,10 @@ class CertificateAuthority:
         if names:
             alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
             builder = builder.add_extension(alternative, critical=False)
+        if crl_url is not None:
+            places = [x509.UniformResourceIdentifier(crl_url)]
+            point = x509.DistributionPoint(places, None, None, None)
+            builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         return self._issued(certificate, key)
 
@@ -228,13 +236,13 @@ class CertificateAuthority:
         )
 
 
-def _validity(*, expired: bool, not_yet_valid: bool) -> tuple[dt.datetime, dt.datetime]:
+def _validity(days: int, *, expired: bool, not_yet_valid: bool) -> tuple[dt.datetime, dt.datetime]:
     now = dt.datetime.now(dt.UTC)
     if expired:
         return now - 10 * _DAY, now - _DAY
     if not_yet_valid:
         return now + _DAY, now + 10 * _DAY
-    return now - _DAY, now + 10 * _DAY
+    return now - _DAY, now + days * _DAY
 
 
 def _subject(common_name: str, organization: str | None) -> x509.Name:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
+from devtool import golang
 from devtool.system import PROGRAMS, missing_packages
 from tests.architecture.workspace import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _VERBS = ("demo", "test", "check", "bench", "conformance", "build", "docs", "deps", "clean")
 
@@ -44,3 +50,33 @@ def test_missing_programs_are_named_by_package(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(PROGRAMS, "no-such-program", "no-such-package")
 
     assert "no-such-package" in missing_packages()
+
+
+@pytest.mark.parametrize("go", [None, "/usr/bin/go"])
+def test_h2spec_is_missing_where_it_cannot_be_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, go: str | None
+) -> None:
+    """Without the program and without Go the reason is told; with Go it can be had."""
+    monkeypatch.setattr(golang, "H2SPEC", tmp_path / "h2spec")
+    monkeypatch.setattr(shutil, "which", lambda _: go)
+
+    assert ("Go 1.21" in golang.missing_h2spec()) is (go is None)
+
+
+def test_h2spec_is_built_again_when_its_module_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The program counts only with the stamp of the module it was built from."""
+    program, stamp = tmp_path / "h2spec", tmp_path / "stamp"
+    monkeypatch.setattr(golang, "H2SPEC", program)
+    monkeypatch.setattr(golang, "_STAMP", stamp)
+    program.touch()
+    assert not golang.is_h2spec_current()
+
+    stamp.write_text(golang._wanted())
+    assert golang.is_h2spec_current()
+
+    monkeypatch.setattr(golang, "MODULE", tmp_path)
+    for name in ("go.mod", "go.sum"):
+        (tmp_path / name).write_text("another")
+    assert not golang.is_h2spec_current()

@@ -3,6 +3,7 @@
 from pingora_core.apps.app import ServerApp
 from pingora_core.apps.http_app import HttpServerApp, HttpServerOptions
 from pingora_core.apps.serve_http import HttpServer, Response, ServeHttp
+from pingora_core.apps.tcp_proxy import TcpProxy, TcpProxyOptions, TunnelRecord
 
 __all__ = [
     "HttpServer",
@@ -11,4 +12,7 @@ __all__ = [
     "Response",
     "ServeHttp",
     "ServerApp",
+    "TcpProxy",
+    "TcpProxyOptions",
+    "TunnelRecord",
 ]

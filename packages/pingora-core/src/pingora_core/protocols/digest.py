@@ -9,14 +9,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pingora_core.protocols.address import InetAddress, socket_address_from_sockname
+from pingora_core.protocols.ssl_digest import CertificateFacts, SslDigest
 
 if TYPE_CHECKING:
     import asyncio
 
     from pingora_core.protocols.address import SocketAddress
+    from pingora_core.protocols.proxy_protocol.header import ProxyHeader
     from pingora_http import ResponseHeader
 
-__all__ = ["Digest", "ProxyDigest", "SocketDigest", "SslDigest", "TcpInfo", "TimingDigest"]
+__all__ = [
+    "CertificateFacts",
+    "Digest",
+    "ProxyDigest",
+    "SocketDigest",
+    "SslDigest",
+    "TcpInfo",
+    "TimingDigest",
+]
 
 # linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST: Final = 80
@@ -109,33 +119,54 @@ class TcpInfo:
 class SocketDigest:
     """The addresses of a connection, read when first asked for, and live kernel facts.
 
-    Addresses outlive the connection; what only an open socket can tell is None afterwards.
+    Addresses outlive the connection; what only an open socket can tell is None afterwards. Where
+    the PROXY protocol has announced a client, its addresses stand in for those of the socket.
 
     Args:
         transport: The transport of the connection.
     """
 
-    __slots__ = ("_local_addr", "_original_dst", "_peer_addr", "_transport")
+    __slots__ = ("_announced", "_local_addr", "_original_dst", "_peer_addr", "_transport")
 
     def __init__(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._announced: tuple[SocketAddress, SocketAddress] | None = None
         self._peer_addr: SocketAddress | None = None
         self._local_addr: SocketAddress | None = None
         self._original_dst: SocketAddress | None = None
 
     @property
     def peer_addr(self) -> SocketAddress | None:
-        """The address of the other side."""
+        """The address of the other side: the client that was announced, or the socket's peer."""
+        return self.transport_peer_addr if self._announced is None else self._announced[0]
+
+    @property
+    def local_addr(self) -> SocketAddress | None:
+        """The address of this side: the one that was announced, or the socket's own."""
+        return self.transport_local_addr if self._announced is None else self._announced[1]
+
+    @property
+    def transport_peer_addr(self) -> SocketAddress | None:
+        """The address that the socket is connected to, whoever was announced."""
         if self._peer_addr is None:
             self._peer_addr = self._address("peername")
         return self._peer_addr
 
     @property
-    def local_addr(self) -> SocketAddress | None:
-        """The address of this side."""
+    def transport_local_addr(self) -> SocketAddress | None:
+        """The address that the socket itself has, whoever was announced."""
         if self._local_addr is None:
             self._local_addr = self._address("sockname")
         return self._local_addr
+
+    def announce(self, peer: SocketAddress, local: SocketAddress) -> None:
+        """Let other addresses stand in for those of the socket.
+
+        Args:
+            peer: Of the client, as a trusted proxy says.
+            local: What the client connected to.
+        """
+        self._announced = (peer, local)
 
     @property
     def original_dst(self) -> SocketAddress | None:
@@ -144,7 +175,7 @@ class SocketDigest:
         None if nothing was redirected or the system does not say.
         """
         if self._original_dst is None:
-            local = self.local_addr
+            local = self.transport_local_addr
             if not isinstance(local, InetAddress):
                 return None
             # Both options answer with the sockaddr of the family they belong to.
@@ -230,27 +261,6 @@ class ProxyDigest:
 
 
 @dataclass(slots=True)
-class SslDigest:
-    """What TLS agreed on.
-
-    Attributes:
-        cipher: Name of the cipher suite.
-        version: Protocol version as OpenSSL writes it, such as ``TLSv1.3``.
-        organization: Organization (O) of the peer's certificate; None without either.
-        serial_number: Its serial number, hexadecimal; None without a certificate.
-        cert_digest: SHA-256 of the peer's certificate (DER); empty without one.
-        extension: What a handshake callback left here for the layers above.
-    """
-
-    cipher: str
-    version: str
-    organization: str | None = None
-    serial_number: str | None = None
-    cert_digest: bytes = b""
-    extension: object | None = None
-
-
-@dataclass(slots=True)
 class Digest:
     """Everything known about a connection.
 
@@ -259,12 +269,15 @@ class Digest:
         timing_digest: When each layer was ready, lowest first: TCP or Unix, then TLS.
         proxy_digest: Facts of the CONNECT proxy in between; None without one.
         socket_digest: Addresses and kernel facts; None without a socket.
+        proxy_protocol: The header of the PROXY protocol that the connection began with; None
+            without one.
     """
 
     ssl_digest: SslDigest | None = None
     timing_digest: list[TimingDigest | None] = field(default_factory=list)
     proxy_digest: ProxyDigest | None = None
     socket_digest: SocketDigest | None = None
+    proxy_protocol: ProxyHeader | None = None
 
 
 def _address_from_sockaddr(raw: bytes | None) -> InetAddress | None:

@@ -30,6 +30,7 @@ class Wire(Stream):
         sent: What was written and not yet taken away.
         tuning: Calls of the socket options.
         ends: How it was closed.
+        above: The TLS stream, which is made to send what it holds back before it is looked at.
     """
 
     on_data: Callable[[], None] | None = None
@@ -46,8 +47,11 @@ class Wire(Stream):
         self._on_disconnect: Callable[[], None] | None = None
         self._failure: Error | None = None
         self.full = False
+        self.above: TlsStream | None = None
 
     def take_sent(self) -> bytes:
+        if self.above is not None:
+            self.above.flush_writes()
         data = b"".join(self.sent)
         self.sent.clear()
         return data
@@ -198,6 +202,7 @@ async def wired_pair(
     client_wire, server_wire = Wire(), Wire()
     client = TlsStream(client_wire, client_connection(version=version), read_buffer=read_buffer)
     server = TlsStream(server_wire, server_connection(certificate, partial_write=partial_write))
+    client_wire.above, server_wire.above = client, server
     tasks = [
         asyncio.ensure_future(client.handshake(5.0)),
         asyncio.ensure_future(server.handshake(5.0)),

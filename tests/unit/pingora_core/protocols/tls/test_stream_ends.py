@@ -54,6 +54,7 @@ async def test_an_end_without_close_notify_is_a_failure(
     """Data may have been cut off: what came is readable, the end is an error."""
     async with tls_pair(server_certificate) as (client, server, inner):
         server.write(b"part")
+        server.flush_writes()
         inner.close()
         await eventually(lambda: client.at_eof, "the end")
 

@@ -167,6 +167,20 @@ class TransportStream(Stream):
         if not self._lost:
             self._transport.write(data)
 
+    def write_through(self, data: bytes) -> None:
+        """Send bytes, without waiting for the end of the turn.
+
+        For a layer above that has waited for it already.
+
+        Args:
+            data: What to send.
+        """
+        if self._unwritable:
+            raise self._write_failure()
+        if self._outgoing:
+            self.flush_writes()
+        self._transport.write(data)
+
     async def drain(self, timeout: float | None = None) -> None:
         """Wait until less is unsent than the low-water mark; see `Stream.drain`.
 

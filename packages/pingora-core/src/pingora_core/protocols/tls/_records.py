@@ -1,41 +1,73 @@
-"""The half of a TLS stream that deals with OpenSSL: records in, records out.
+"""The half of a TLS stream that goes out, and what records look like from outside.
 
-Asking the library for more plaintext than it can give costs an exception, so complete records are
-counted by their five-byte headers (RFC 8446 section 5.1) and it is asked exactly that often. The
-count is an upper bound: a record may hold no data but a session ticket, a key update or an alert.
-Those are rare, and for them the exception is paid.
+Theory of operation. What is written in one turn of the event loop goes out as one record at its end,
+as the stream below would send it: a head and its body cost one encryption and one system call. What
+does not fit into a record is encrypted at once, in full ones.
 """
 
 from __future__ import annotations
 
+import asyncio
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from OpenSSL import SSL
 
 from pingora_core.protocols.interfaces import Stream
+from pingora_core.protocols.l4._batch import get_batch
+from pingora_core.protocols.l4._transport import TransportStream
+from pingora_core.protocols.tls._engine import MAX_PLAINTEXT, Engine
 from pingora_core.protocols.tls.alpn import ALPN
 from pingora_core.protocols.tls.errors import reason_of
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pingora_core.protocols.digest import Digest
 
-__all__ = ["MAX_PLAINTEXT", "RecordStream"]
+__all__ = ["INCOMPLETE", "NOT_TLS", "RecordStream", "end_of_record"]
 
-MAX_PLAINTEXT: Final = 1 << 14
-"""Bytes of plaintext in one record; RFC 8446 section 5.1."""
+INCOMPLETE: Final = -1
+"""`end_of_record`: more bytes are needed."""
+
+NOT_TLS: Final = -2
+"""`end_of_record`: no TLS record begins like this."""
 
 _HEADER: Final = 5
+# change_cipher_spec, alert, handshake, application_data, heartbeat; RFC 8446 appendix B.1.
+_FIRST_TYPE: Final = 20
+_LAST_TYPE: Final = 24
 # RFC 5246 section 6.2.3; TLS 1.3 allows less.
 _MAX_CIPHERTEXT: Final = MAX_PLAINTEXT + 2048
-# What is encrypted at once. The library's output buffer grows to this size and stays.
-_WRITE_SIZE: Final = 1 << 16
-# Headers, authentication tags and padding of all records of one write, and then some.
-_WRITE_OVERHEAD: Final = 2048
+
+
+def end_of_record(data: bytes, start: int) -> int:
+    """Find where a record ends, by its header (RFC 8446 section 5.1). HOT.
+
+    Args:
+        data: Ciphertext.
+        start: Where the record begins.
+
+    Returns:
+        Where the next one begins; `INCOMPLETE` or `NOT_TLS`.
+    """
+    size = len(data)
+    if size - start < _HEADER:
+        return INCOMPLETE
+    length = data[start + 3] << 8 | data[start + 4]
+    if (
+        length > _MAX_CIPHERTEXT
+        or data[start + 1] != 3
+        or not _FIRST_TYPE <= data[start] <= _LAST_TYPE
+    ):
+        return NOT_TLS
+    end = start + _HEADER + length
+    return end if end <= size else INCOMPLETE
 
 
 class RecordStream(Stream):
-    """The part of a TLS stream below reading: writing, counting records, identity and tuning.
+    """The part of a TLS stream beside reading: writing, identity and tuning.
 
     Args:
         inner: The stream that carries it.
@@ -43,29 +75,34 @@ class RecordStream(Stream):
     """
 
     __slots__ = (
-        "_bio_read",
-        "_bio_write",
+        "_batch",
         "_closed",
-        "_connection",
-        "_fragment",
+        "_engine",
+        "_halted",
         "_inner",
-        "_missing",
-        "_recv",
+        "_loop",
+        "_outgoing",
+        "_outgoing_size",
         "_send",
+        "_tls_error",
     )
 
     def __init__(self, inner: Stream, connection: SSL.Connection) -> None:
         self._inner = inner
-        self._connection = connection
-        self._send = connection.send
-        self._recv = connection.recv
-        self._bio_write = connection.bio_write
-        self._bio_read = connection.bio_read
+        self._engine = Engine(connection)
+        self._loop = asyncio.get_running_loop()
+        self._batch = get_batch(self._loop)
+        # What leaves here has waited for the end of the turn already.
+        self._send: Callable[[bytes], None] = (
+            inner.write_through if isinstance(inner, TransportStream) else inner.write
+        )
+        # What was written in this turn and goes out at its end.
+        self._outgoing: list[bytes | bytearray | memoryview] = []
+        self._outgoing_size = 0
+        self._tls_error: SSL.Error | None = None
         self._closed = False
-        # Bytes of the current record that have not arrived; and the start of a header, which is
-        # kept back until the header is complete.
-        self._missing = 0
-        self._fragment = b""
+        # True once no more plaintext can come, whatever the reason.
+        self._halted = False
 
     # --------------------------------------------------------------- identity
 
@@ -82,58 +119,17 @@ class RecordStream(Stream):
     @property
     def connection(self) -> SSL.Connection:
         """OpenSSL's connection, for looking at; sending or receiving on it breaks the stream."""
-        return self._connection
+        return self._engine.connection
 
     @property
     def alpn_protocol(self) -> bytes:
         """The protocol that was negotiated, as on the wire; empty if none was."""
-        return self._connection.get_alpn_proto_negotiated()
+        return self._engine.connection.get_alpn_proto_negotiated()
 
     @property
     def alpn(self) -> ALPN | None:
         """The HTTP version that was negotiated, ``H1`` or ``H2``; None if none was."""
         return ALPN.from_negotiated(self.alpn_protocol)
-
-    # ---------------------------------------------------------------- records
-
-    def _feed(self, data: bytes) -> int:
-        """Hand ciphertext to the library.
-
-        Args:
-            data: As it arrived.
-
-        Returns:
-            How many records are complete by it.
-        """
-        if self._fragment:
-            data = self._fragment + data
-            self._fragment = b""
-        size = len(data)
-        position = self._missing
-        if position > size:
-            self._missing = position - size
-            self._bio_write(data)
-            return 0
-        records = 1 if position else 0
-        while size - position >= _HEADER:
-            length = data[position + 3] << 8 | data[position + 4]
-            records += 1
-            position += _HEADER + length
-            if length > _MAX_CIPHERTEXT:
-                # Not TLS. Counted as complete, so that the library looks at it and says so.
-                self._bio_write(data)
-                return records
-        if position > size:
-            records -= 1
-            self._missing = position - size
-        else:
-            self._missing = 0
-            if position < size:
-                self._fragment = data[position:]
-                data = data[:position]
-        if data:
-            self._bio_write(data)
-        return records
 
     # ---------------------------------------------------------------- writing
 
@@ -143,36 +139,70 @@ class RecordStream(Stream):
         return self._inner.needs_drain
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send bytes, without waiting. HOT.
+        """Encrypt and send bytes, without waiting: small ones at the end of this turn. HOT.
 
         Args:
-            data: What to send.
+            data: What to send; kept by reference, so it must not change afterwards.
 
         Raises:
             Error: ``WRITE_ERROR`` if the connection is lost or broken, ``CONNECTION_CLOSED`` if
                 this side has closed it.
         """
-        if self._closed:
-            raise Error(ErrorType.CONNECTION_CLOSED, "writing after close")
-        size = len(data)
-        if size > _WRITE_SIZE:
-            view = memoryview(data)
-            for start in range(0, size, _WRITE_SIZE):
-                self.write(view[start : start + _WRITE_SIZE])
+        if self._halted:
+            self._check_writable()
+        size = self._outgoing_size + len(data)
+        if size > MAX_PLAINTEXT:
+            self.flush_writes()
+            self._write_long(data)
             return
-        if not size:
+        if not self._outgoing:
+            self._batch.add(self)
+        self._outgoing.append(data)
+        self._outgoing_size = size
+
+    def flush_writes(self) -> None:
+        """Encrypt and send what was held back; the end of the turn calls this. HOT."""
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+        outgoing.clear()
+        self._outgoing_size = 0
+        if not data:
             return
         try:
-            sent = self._send(data)
-            while sent < size:
-                sent += self._send(memoryview(data)[sent:])
+            ciphertext = self._engine.encrypt(data)
         except SSL.Error as error:
-            raise Error(ErrorType.WRITE_ERROR, f"TLS: {reason_of(error)}", cause=error) from error
-        room = size + _WRITE_OVERHEAD
-        encrypted = self._bio_read(room)
-        self._inner.write(encrypted)
-        if len(encrypted) == room:
-            self._flush()
+            self._break(error)
+            return
+        try:
+            self._send(ciphertext)
+        except Error:
+            # The connection is gone; reading tells.
+            return
+        if self._engine.has_grown:
+            self._shrink_later()
+
+    def _write_long(self, data: bytes | bytearray | memoryview) -> None:
+        position, size = 0, len(data)
+        while position < size:
+            try:
+                ciphertext, position = self._engine.encrypt_long(data, position)
+            except SSL.Error as error:
+                self._break(error)
+                self._check_writable()
+                return
+            self._send(ciphertext)
+        self._shrink_later()
+
+    def _check_writable(self) -> None:
+        if self._closed:
+            raise Error(ErrorType.CONNECTION_CLOSED, "writing after close")
+        cause = self._tls_error
+        if cause is not None:
+            raise Error(ErrorType.WRITE_ERROR, f"TLS: {reason_of(cause)}", cause=cause) from cause
+        if self._inner.is_closed:
+            raise Error(ErrorType.WRITE_ERROR, "the connection below TLS is lost")
 
     async def drain(self, timeout: float | None = None) -> None:
         """Wait until what is waiting to be sent has shrunk; see `Stream.drain`.
@@ -197,16 +227,24 @@ class RecordStream(Stream):
 
     def _flush(self) -> None:
         """Send what the library wants to say by itself: handshake, answers, alerts."""
-        while True:
+        while ciphertext := self._engine.take_output():
             try:
-                encrypted = self._bio_read(_WRITE_SIZE)
-            except SSL.WantReadError:
-                return
-            try:
-                self._inner.write(encrypted)
+                self._send(ciphertext)
             except Error:
                 # The connection is gone; reading tells.
                 return
+
+    @abstractmethod
+    def _break(self, error: SSL.Error) -> None:
+        """Note that the library cannot go on, and tell whoever waits.
+
+        Args:
+            error: What it said.
+        """
+
+    @abstractmethod
+    def _shrink_later(self) -> None:
+        """Give up big buffers when there was time to use them again."""
 
     # ----------------------------------------------------------------- tuning
 

@@ -1,8 +1,9 @@
 """TLS over any stream, with OpenSSL between two memory buffers.
 
-Theory of operation. Ciphertext arrives in the stream below, which calls back; it goes into the
-library's input buffer, and as many records as it completes are read out as plaintext. While as much plaintext lies unread as the limit allows, ciphertext stays in the stream below,
-which stops reading in turn.
+Theory of operation. Ciphertext arrives in the stream below, which calls back; the records that it
+completes are decrypted at once. While as much plaintext lies unread as the limit allows, ciphertext
+stays in the stream below, which stops reading in turn. What is written leaves at the end of the turn
+of the event loop.
 
 How it ends. ``close_notify`` is the end of the stream. An end of the transport without one is a
 failure, ``CONNECTION_CLOSED``: somebody may have cut the data short (RFC 9112 section 9.8), and
@@ -12,7 +13,6 @@ whoever knows from the framing that a message was complete has no need to read o
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Final
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from OpenSSL import SSL
 
 from pingora_core.protocols.digest import TimingDigest
-from pingora_core.protocols.tls._records import MAX_PLAINTEXT, RecordStream
+from pingora_core.protocols.tls._incoming import RecordReader
 from pingora_core.protocols.tls.digest import make_ssl_digest
 from pingora_core.protocols.tls.errors import handshake_error, reason_of
 from pingora_core.runtime.timers import Deadline, get_timers
@@ -38,30 +38,29 @@ _logger = logging.getLogger(__name__)
 DEFAULT_READ_BUFFER: Final = 65536
 """Bytes of plaintext; the same as of the stream below."""
 
+# Bytes that a peer may send in a handshake; a chain of certificates may have 100 KiB in OpenSSL.
+_MAX_HANDSHAKE: Final = 1 << 18
 
-class TlsStream(RecordStream):
+
+class TlsStream(RecordReader):
     """A TLS connection, as client or as server.
 
     Args:
         inner: The stream that carries it, which belongs to this object from now on.
         connection: OpenSSL's connection without a socket, its role, names and callbacks set.
         read_buffer: Unread bytes of plaintext at which reading pauses.
+
+    Attributes:
+        on_session: Called after the handshake when the peer has sent something that is no data,
+            such as session tickets; it must not close the stream. None when unset.
     """
 
     __slots__ = (
         "__weakref__",
-        "_buffer",
         "_deadline",
         "_failure",
-        "_halted",
-        "_loop",
         "_on_disconnect",
-        "_peer_finished",
         "_read_limit",
-        "_tls_error",
-        "_waiter",
-        "_withheld",
-        "on_data",
     )
 
     def __init__(
@@ -73,19 +72,9 @@ class TlsStream(RecordStream):
     ) -> None:
         super().__init__(inner, connection)
         self._read_limit = read_buffer
-        self._loop = asyncio.get_running_loop()
-        self._buffer = b""
-        # Whether ciphertext was left in the inner stream because the buffer was full.
-        self._withheld = False
-        self._waiter: asyncio.Future[bool] | None = None
         self._deadline: Deadline | None = None
         self._on_disconnect: Callable[[], None] | None = None
         self._failure: Error | None = None
-        self._tls_error: SSL.Error | None = None
-        self._peer_finished = False
-        # True once no more plaintext can come, whatever the reason.
-        self._halted = False
-        self.on_data: Callable[[], None] | None = None
 
     # -------------------------------------------------------------- handshake
 
@@ -101,7 +90,11 @@ class TlsStream(RecordStream):
                 away. The inner stream is left open, for its owner to close.
         """
         expiry = None if timeout is None else self._loop.time() + timeout
+        received = 0
         while not self._handshake_step():
+            if received > _MAX_HANDSHAKE:
+                msg = f"the peer's part of the handshake is longer than {_MAX_HANDSHAKE} bytes"
+                raise Error(ErrorType.TLS_HANDSHAKE_FAILURE, msg)
             remaining = None if expiry is None else max(0.0, expiry - self._loop.time())
             try:
                 arrived = self._inner.buffered or await self._inner.fill(remaining)
@@ -114,18 +107,20 @@ class TlsStream(RecordStream):
             if not arrived:
                 msg = "the peer closed the connection during the TLS handshake"
                 raise Error(ErrorType.TLS_HANDSHAKE_FAILURE, msg)
-            self._feed(self._inner.take())
+            data = self._inner.take()
+            received += len(data)
+            self._feed_handshake(data)
         digest = self._inner.digest
-        digest.ssl_digest = make_ssl_digest(self._connection)
+        digest.ssl_digest = make_ssl_digest(self._engine.connection)
         digest.timing_digest.append(TimingDigest(time.time()))
-        # Application data may have come along with the last flight.
-        self._read_records(None)
+        self._read_early_records()
+        self._engine.shrink()
         self._inner.on_data = self._on_ciphertext
         self._inner.set_on_disconnect(self._on_inner_end)
 
     def _handshake_step(self) -> bool:
         try:
-            self._connection.do_handshake()
+            self._engine.connection.do_handshake()
         except SSL.WantReadError:
             self._flush()
             return False
@@ -209,50 +204,6 @@ class TlsStream(RecordStream):
         else:
             self._withheld = True
 
-    def _decrypt(self) -> None:
-        """Take what has arrived, and read the records that it completes."""
-        self._withheld = False
-        data = self._inner.take()
-        if data and not self._closed:
-            records = self._feed(data)
-            if records:
-                self._read_records(records)
-
-    def _read_records(self, records: int | None) -> None:
-        """Read plaintext out of the library, buffer it and tell whoever waits.
-
-        Args:
-            records: How many complete records it holds; None for all there are.
-        """
-        pieces: list[bytes] = []
-        ended = False
-        try:
-            if records == 1:
-                pieces.append(self._recv(MAX_PLAINTEXT))
-            else:
-                while records is None or len(pieces) < records:
-                    pieces.append(self._recv(MAX_PLAINTEXT))
-        except SSL.WantReadError:
-            # There was a record without data; it may have made the library answer.
-            self._flush()
-        except SSL.ZeroReturnError:
-            self._peer_finished = ended = True
-        except SSL.Error as error:
-            self._tls_error = error
-            ended = True
-            self._flush()
-        if pieces:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._buffer = self._buffer + data if self._buffer else data
-            waiter = self._waiter
-            if waiter is not None:
-                if not waiter.done():
-                    waiter.set_result(True)
-            elif self.on_data is not None:
-                self.on_data()
-        if ended:
-            self._end()
-
     def _on_inner_end(self) -> None:
         # Nothing can be withheld for long now; what lies below is bounded.
         self._decrypt()
@@ -312,10 +263,11 @@ class TlsStream(RecordStream):
         """
         if self._closed:
             return
+        self.flush_writes()
         self._detach()
         if self._tls_error is None:
             try:
-                self._connection.shutdown()
+                self._engine.connection.shutdown()
             except SSL.Error:
                 _logger.debug("no close_notify: the handshake has not finished")
             self._flush()
@@ -327,14 +279,17 @@ class TlsStream(RecordStream):
         self._inner.abort()
 
     def _detach(self) -> None:
-        self._closed = self._halted = True
-        self._buffer = b""
+        self._closed = self._halted = self._is_over = True
+        self._buffer = self._fragment = b""
+        self._outgoing.clear()
+        self._outgoing_size = 0
         self._withheld = False
-        self.on_data = self._on_disconnect = None
+        self.on_data = self.on_session = self._on_disconnect = None
         # Breaks the circle of references with the inner stream.
         self._inner.on_data = None
         self._inner.set_on_disconnect(None)
         self._drop_deadline()
+        self._drop_shrinking()
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(False)

@@ -1,0 +1,630 @@
+"""Whole connections are forwarded: nothing is lost, nothing is kept, every end is passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pingora_core.apps import TcpProxyOptions
+from pingora_core.connectors import TransportConnector
+from pingora_core.protocols.tls import CaBundle
+from pingora_core.protocols.tls.client_hello import UNRECOGNIZED_NAME, fatal_alert
+from pingora_core.runtime.shutdown import ShutdownSwitch
+from pingora_core.upstreams import BasicPeer, PeerOptions
+from pingora_error import Error, ErrorSource, ErrorType
+from tests.support.waiting import eventually
+from tests.unit.pingora_core.apps.rig import FakeTime, Forwarder, rig
+from tests.unit.pingora_core.connectors.rig import full_backlog, origin, unused_port
+from tests.unit.pingora_core.protocols.tls.hellos import from_openssl
+from tests.unit.pingora_core.protocols.tls.rig import Wire
+
+if TYPE_CHECKING:
+    from pingora_core.apps import TunnelRecord
+    from pingora_core.protocols.interfaces import Stream
+    from pingora_core.protocols.tls.alpn import AlpnOffer
+    from pingora_core.protocols.tls.client_hello import ClientHello
+    from pingora_core.upstreams.peer import Peer as UpstreamPeer
+    from tests.support.certificates import CertificateAuthority
+    from tests.unit.pingora_core.protocols.l4.rig import Peer
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+HELLO = from_openssl()
+READS_HELLO = TcpProxyOptions(read_client_hello=True)
+MIB = 1 << 20
+
+
+def pattern(size: int, seed: int) -> bytes:
+    # A period that is no divisor of any buffer shows whatever is lost or out of order.
+    return (bytes((i * seed) & 0xFF for i in range(65521)) * (size // 65521 + 1))[:size]
+
+
+async def receive(peer: Peer, size: int) -> bytes:
+    data = b""
+    async with asyncio.timeout(10):
+        while len(data) < size and (piece := await peer.recv()):
+            data += piece
+    return data
+
+
+async def is_reset(peer: Peer) -> bool:
+    async with asyncio.timeout(10):
+        try:
+            await peer.recv_all()
+        except ConnectionResetError:
+            return True
+    return False
+
+
+# ------------------------------------------------------------------------------------- bytes
+
+
+async def test_bytes_go_both_ways() -> None:
+    """What one side sends arrives at the other; both ends are counted."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await client.send(b"question")
+        assert await receive(server, 8) == b"question"
+        await server.send(b"answers")
+        assert await receive(client, 7) == b"answers"
+        client.end()
+        assert await server.recv() == b""
+        server.end()
+        assert await client.recv() == b""
+
+        record = await proxy.ended()
+
+    assert (record.error, record.from_client, record.from_upstream) == (None, 8, 7)
+    assert record.peer is proxy.app.peer
+    assert record.hello is None
+    assert proxy.app.hellos == [None]
+
+
+async def test_large_transfers_at_once() -> None:
+    """Megabytes in both directions at the same time arrive whole and in order."""
+    up, down = pattern(12 * MIB, 7), pattern(9 * MIB, 11)
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+
+        async def send(peer: Peer, data: bytes) -> None:
+            await peer.send(data)
+            peer.end()
+
+        async with asyncio.timeout(30):
+            _, _, received_up, received_down = await asyncio.gather(
+                send(client, up), send(server, down), server.recv_all(), client.recv_all()
+            )
+        record = await proxy.ended()
+
+    assert received_up == up
+    assert received_down == down
+    assert (record.error, record.from_client, record.from_upstream) == (None, len(up), len(down))
+
+
+async def test_server_speaks_first() -> None:
+    """Protocols in which the server greets work: nothing is waited for from the client."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await server.send(b"220 ready\r\n")
+
+        assert await receive(client, 11) == b"220 ready\r\n"
+
+
+@pytest.mark.parametrize("slow", ["upstream", "client"])
+async def test_slow_reader_holds_the_sender_back(slow: str) -> None:
+    """What the proxy holds for a reader that does not read is bounded; then it all arrives."""
+    data = pattern(16 * MIB, 13)
+    async with rig(receive_buffer=65536) as proxy:
+        client, server = await proxy.pair(receive_buffer=65536)
+        reader, writer = (server, client) if slow == "upstream" else (client, server)
+        sending = asyncio.create_task(writer.send(data))
+        (down,), (up,) = proxy.app.downstreams, proxy.app.upstreams
+        source, sink = (down, up) if slow == "upstream" else (up, down)
+
+        await eventually(lambda: sink.needs_drain and source.buffered >= 65536, "a full proxy")
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            assert source.buffered <= 65536 + 2 * 262144
+        assert not sending.done()
+        received = await receive(reader, len(data))
+        await sending
+
+        assert received == data
+
+
+# --------------------------------------------------------------------------------- half-close
+
+
+async def test_half_close_by_the_client() -> None:
+    """A client that has said everything still gets its answer."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await client.send(b"request")
+        client.end()
+        assert await server.recv_all() == b"request"
+        await server.send(pattern(MIB, 3)[:300000])
+        server.end()
+
+        assert await client.recv_all() == pattern(MIB, 3)[:300000]
+        assert (await proxy.ended()).error is None
+
+
+async def test_half_close_by_the_upstream() -> None:
+    """An upstream that has said everything still hears the client."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await server.send(b"hello")
+        server.end()
+        assert await client.recv_all() == b"hello"
+        await client.send(b"late")
+        client.end()
+
+        assert await server.recv_all() == b"late"
+        assert (await proxy.ended()).error is None
+
+
+async def test_upstream_answers_early_and_leaves() -> None:
+    """An answer to an upload that nobody waits for arrives, though the upload cannot."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await client.send(b"x" * 100000)
+        await receive(server, 100000)
+        await server.send(b"413 too large")
+        server.close()
+        with suppress(OSError):
+            for _ in range(50):
+                await client.send(b"y" * 10000)
+                await asyncio.sleep(0)
+
+        assert await receive(client, 13) == b"413 too large"
+        client.close()
+        record = await proxy.ended()
+
+    assert record.from_upstream == 13
+
+
+# ----------------------------------------------------------------------------------- failures
+
+
+async def test_upstream_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an upstream the client is reset, and one line in the log says why."""
+    port = unused_port()
+    async with rig(make=lambda _: Forwarder(BasicPeer(f"127.0.0.1:{port}"))) as proxy:
+        client = await proxy.connect()
+
+        assert await is_reset(client)
+        record = await proxy.ended()
+
+    assert record.error is not None
+    assert record.error.etype is ErrorType.CONNECT_REFUSED
+    (line,) = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
+    assert f"to <BasicPeer 127.0.0.1:{port}" in line
+    assert "ConnectRefused" in line
+
+
+async def test_connect_deadline() -> None:
+    """An upstream that does not answer is given up."""
+    async with full_backlog() as address:
+        options = TcpProxyOptions(connect_timeout=0.05)
+        async with rig(make=lambda _: Forwarder(BasicPeer(address), options)) as proxy:
+            client = await proxy.connect()
+
+            assert await is_reset(client)
+            error = (await proxy.ended()).error
+
+    assert error is not None
+    assert (error.etype, error.esource) == (ErrorType.CONNECT_TIMEDOUT, ErrorSource.UPSTREAM)
+
+
+async def test_client_resets() -> None:
+    """A client's reset reaches the upstream as a reset, after what it had sent."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await client.send(b"incomplete")
+        assert await receive(server, 10) == b"incomplete"
+        client.reset()
+
+        assert await is_reset(server)
+        error = (await proxy.ended()).error
+
+    assert error is not None
+    assert (error.etype, error.esource) == (ErrorType.READ_ERROR, ErrorSource.DOWNSTREAM)
+
+
+async def test_upstream_resets() -> None:
+    """An upstream's reset reaches the client as a reset: half an answer looks like half."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await server.send(b"half")
+        assert await receive(client, 4) == b"half"
+        server.reset()
+
+        assert await is_reset(client)
+        error = (await proxy.ended()).error
+
+    assert error is not None
+    assert (error.etype, error.esource) == (ErrorType.READ_ERROR, ErrorSource.UPSTREAM)
+
+
+async def test_client_vanishes_while_it_is_waited_for() -> None:
+    """A client that is reset while its answer waits for room ends the connection."""
+    async with rig() as proxy:
+        client, server = await proxy.pair(receive_buffer=65536)
+        sending = asyncio.create_task(server.send(bytes(16 * MIB)))
+        await eventually(lambda: proxy.app.downstreams and proxy.app.downstreams[0].needs_drain)
+        client.reset()
+
+        with pytest.raises(ConnectionError):
+            await sending
+        assert (await proxy.ended()).error is not None
+
+
+async def test_application_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """What the application raises ends that connection only, and is logged with its trace."""
+    async with rig(make=lambda _: Forwarder(KeyError("routes"))) as proxy:
+        client = await proxy.connect()
+        assert await is_reset(client)
+        record = await proxy.ended()
+        assert proxy.service.addresses
+
+    assert record.error is not None
+    assert record.error.etype is ErrorType.INTERNAL_ERROR
+    assert isinstance(record.error.root_cause, KeyError)
+    (line,) = [each for each in caplog.records if "to nowhere" in each.getMessage()]
+    assert line.exc_info is not None
+
+
+async def test_on_end_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that fails is logged and disturbs nobody."""
+
+    class Failing(Forwarder):
+        def on_end(self, record: TunnelRecord) -> None:
+            super().on_end(record)
+            raise ZeroDivisionError
+
+    async with rig(make=Failing) as proxy:
+        client, server = await proxy.pair()
+        client.end()
+        server.end()
+        await proxy.ended()
+        await eventually(lambda: "on_end failed" in caplog.text)
+
+
+# ------------------------------------------------------------------------------------- refusal
+
+
+class Refusing(Forwarder):
+    """Refuses every connection with an alert."""
+
+    async def upstream_peer(self, stream: Stream, hello: ClientHello | None) -> UpstreamPeer | None:
+        await super().upstream_peer(stream, hello)
+        stream.write(fatal_alert(UNRECOGNIZED_NAME))
+        return None
+
+
+async def test_refusal_is_heard() -> None:
+    """What is written before a refusal arrives, even though the client goes on sending."""
+    async with rig(make=Refusing) as proxy:
+        client = await proxy.connect()
+        with suppress(OSError):
+            await client.send(b"early data" * 20000)
+
+        assert await receive(client, 7) == fatal_alert(UNRECOGNIZED_NAME)
+        client.close()
+        record = await proxy.ended()
+
+    assert record.error is None
+    assert record.peer is None
+
+
+# --------------------------------------------------------------------------------- ClientHello
+
+
+async def test_hello_is_read_and_forwarded() -> None:
+    """The upstream is chosen by the ClientHello, and gets every byte of it."""
+    async with rig(READS_HELLO) as proxy:
+        client = await proxy.connect()
+        await client.send(HELLO[:100])
+        await client.send(HELLO[100:] + b"and more")
+        server = await proxy.accept()
+
+        assert await receive(server, len(HELLO) + 8) == HELLO + b"and more"
+        (hello,) = proxy.app.hellos
+        assert hello is not None
+        assert hello.server_name == "www.example.org"
+        client.end()
+        server.end()
+        assert (await proxy.ended()).hello is hello
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", ErrorType.HANDSHAKE_ERROR),
+        (HELLO[:200], ErrorType.CONNECTION_CLOSED),
+        (b"", ErrorType.CONNECTION_CLOSED),
+    ],
+    ids=["HTTP", "half a hello", "nothing"],
+)
+async def test_no_hello(data: bytes, kind: ErrorType) -> None:
+    """A client that says something else, or nothing, does not reach the application."""
+    async with rig(READS_HELLO) as proxy:
+        client = await proxy.connect()
+        await client.send(data)
+        client.end()
+        await is_reset(client)
+        await eventually(lambda: proxy.app.records)
+        error = proxy.record.error
+
+    assert error is not None
+    assert (error.etype, error.esource) == (kind, ErrorSource.DOWNSTREAM)
+    assert proxy.app.hellos == []
+
+
+async def test_hello_deadline() -> None:
+    """A client that connects and stays silent is not waited for longer than the options say."""
+    options = TcpProxyOptions(read_client_hello=True, hello_timeout=0.05)
+    async with rig(options) as proxy:
+        client = await proxy.connect()
+
+        assert await is_reset(client)
+        error = proxy.record.error
+
+    assert error is not None
+    assert error.etype is ErrorType.TLS_HANDSHAKE_TIMEDOUT
+
+
+# ------------------------------------------------------------------------------------ silence
+
+
+async def test_idle_deadline_is_for_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte in either direction keeps a connection; silence in both ends it."""
+    time = FakeTime(monkeypatch)
+    async with rig(TcpProxyOptions(idle_timeout=100)) as proxy:
+        client, server = await proxy.pair()
+        for sender, receiver in ((client, server), (server, client), (server, client)):
+            time.advance(99)
+            await sender.send(b"x")
+            assert await receive(receiver, 1) == b"x"
+        time.advance(99)
+        assert not proxy.app.records
+
+        time.advance(2)
+        assert await is_reset(client)
+        assert await is_reset(server)
+        error = (await proxy.ended()).error
+
+    assert error is not None
+    assert (error.etype, error.context) == (
+        ErrorType.READ_TIMEDOUT,
+        "nothing was forwarded for 100 s",
+    )
+
+
+async def test_idle_deadline_while_a_reader_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes nothing for the whole period is given up."""
+    time = FakeTime(monkeypatch)
+    async with rig(TcpProxyOptions(idle_timeout=100), receive_buffer=65536) as proxy:
+        client, _ = await proxy.pair()
+        sending = asyncio.create_task(client.send(bytes(16 * MIB)))
+        await eventually(lambda: proxy.app.upstreams[0].needs_drain)
+        # Until nothing moves any more.
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+        time.advance(101)
+
+        with pytest.raises(ConnectionError):
+            await sending
+        error = (await proxy.ended()).error
+
+    assert error is not None
+    assert error.etype is ErrorType.READ_TIMEDOUT
+
+
+async def test_half_closed_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once one direction has ended, less silence is borne."""
+    time = FakeTime(monkeypatch)
+    async with rig(TcpProxyOptions(idle_timeout=100, half_closed_timeout=20)) as proxy:
+        client, server = await proxy.pair()
+        client.end()
+        assert await server.recv() == b""
+        time.advance(19)
+        await server.send(b"x")
+        assert await receive(client, 1) == b"x"
+        time.advance(21)
+
+        assert await is_reset(client)
+        error = (await proxy.ended()).error
+
+    assert error is not None
+    assert error.context == "nothing was forwarded for 20 s"
+
+
+# --------------------------------------------------------------------------------- TLS streams
+
+
+async def test_tls_to_the_upstream(authority: CertificateAuthority) -> None:
+    """A plain client reaches a TLS upstream; its half-close leaves time for the answer."""
+    certificate = authority.issue("up.test")
+    answered = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"got " + await reader.readexactly(4))
+        await writer.drain()
+        await answered.wait()
+
+    options = PeerOptions(ca=CaBundle([authority.certificate]))
+    async with origin(answer, tls=certificate.server_context()) as upstream:
+        peer = BasicPeer(upstream.address, sni="up.test", options=options)
+        async with rig(make=lambda _: Forwarder(peer)) as proxy:
+            client = await proxy.connect()
+            await client.send(b"ping")
+            client.end()
+            assert await receive(client, 8) == b"got ping"
+            answered.set()
+            assert await client.recv() == b""
+            record = await proxy.ended()
+
+    assert (record.error, record.from_client, record.from_upstream) == (None, 4, 8)
+
+
+class Ending(Wire):
+    """A stream whose direction can be ended alone, like TCP."""
+
+    def write_eof(self) -> None:
+        self.ends.append("eof")
+
+
+class Unending(Wire):
+    """A stream that cannot end its direction alone, like TLS."""
+
+    @property
+    def can_write_eof(self) -> bool:
+        return False
+
+
+async def forward(
+    stream: Wire, upstream: Wire, options: TcpProxyOptions | None = None
+) -> Forwarder:
+    class Ready(TransportConnector):
+        async def new_stream(self, peer: UpstreamPeer, *, alpn: AlpnOffer | None = None) -> Stream:
+            return upstream
+
+    app = Forwarder(BasicPeer("192.0.2.1:1"), options, connector=Ready())
+    await app.process_new(stream, ShutdownSwitch().watch)
+    await app.cleanup()
+    return app
+
+
+async def test_upstream_ends_before_a_tls_client() -> None:
+    """A client that cannot be told of the upstream's end in another way sees the close."""
+    client, upstream = Unending(), Ending()
+    upstream.deliver(b"answer")
+    upstream.end()
+
+    app = await forward(client, upstream)
+
+    assert client.take_sent() == b"answer"
+    assert client.ends[0] == "discard"
+    assert upstream.ends[0] == "abort"
+    assert app.records[0].error is None
+
+
+async def test_client_ends_before_a_tls_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upstream that cannot be told of the client's end is waited for, but not for long."""
+    time = FakeTime(monkeypatch)
+    client, upstream = Ending(), Unending()
+    client.deliver(b"question")
+    client.end()
+    running = asyncio.create_task(forward(client, upstream))
+    await eventually(lambda: upstream.sent)
+    await asyncio.sleep(0)
+    upstream.deliver(b"an")
+    await eventually(lambda: client.sent)
+    time.advance(9)
+    upstream.deliver(b"swer")
+    await eventually(lambda: len(client.sent) == 2)
+    assert not running.done()
+    time.advance(11)
+
+    record = (await running).records[0]
+
+    assert client.take_sent() == b"answer"
+    assert record.error is not None
+    assert record.error.context == "nothing was forwarded for 10.0 s"
+    assert client.ends[0] == upstream.ends[0] == "abort"
+
+
+async def test_end_that_cannot_be_passed_on() -> None:
+    """A stream that fails while it is told of an end has gone away."""
+
+    class Failing(Wire):
+        def write_eof(self) -> None:
+            raise Error(ErrorType.WRITE_ERROR, "gone")
+
+    client, upstream = Ending(), Failing()
+    client.end()
+    upstream.deliver(b"last words")
+    upstream.end(reset=True)
+
+    record = (await forward(client, upstream)).records[0]
+
+    assert client.take_sent() == b"last words"
+    assert record.error is not None
+    assert record.error.root_etype in {ErrorType.WRITE_ERROR, ErrorType.READ_ERROR}
+    assert record.error.esource is ErrorSource.UPSTREAM
+
+
+async def test_bug_in_a_stream_closes_everything() -> None:
+    """A failure that is no `Error` ends the connection, in whichever direction it happens."""
+
+    class Broken(Wire):
+        def take(self) -> bytes:
+            raise ZeroDivisionError
+
+    for client, upstream in ((Broken(), Ending()), (Ending(), Broken())):
+        for stream in (client, upstream):
+            if isinstance(stream, Broken):
+                stream.deliver(b"x")
+            else:
+                stream.end()
+
+        record = (await forward(client, upstream)).records[0]
+
+        assert record.error is not None
+        assert isinstance(record.error.root_cause, ZeroDivisionError)
+        assert client.ends
+        assert upstream.ends
+
+
+# ----------------------------------------------------------------------------------- shutdown
+
+
+async def test_shutdown_lets_connections_end() -> None:
+    """A shutdown waits for the connections there are, which go on as before."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        proxy.switch.start()
+        await client.send(b"still here")
+        assert await receive(server, 10) == b"still here"
+        client.end()
+        server.end()
+
+        assert (await proxy.ended()).error is None
+
+
+async def test_end_of_the_grace_period() -> None:
+    """What is left at the end of the grace period is reset, and told about."""
+    async with rig() as proxy:
+        client, server = await proxy.pair()
+        await client.send(b"x")
+        await receive(server, 1)
+        proxy.stop()
+
+        assert await is_reset(client)
+        assert await is_reset(server)
+        error = (await proxy.ended()).error
+
+    assert error is not None
+    assert error.etype is ErrorType.CONNECTION_CLOSED
+
+
+async def test_many_connections_leave_nothing() -> None:
+    """Connections that end in every way leave no socket, no task and no deadline behind."""
+    async with rig() as proxy:
+        for number in range(40):
+            client, server = await proxy.pair()
+            await client.send(b"ping")
+            await receive(server, 4)
+            ends = (client.end, server.end, client.reset, server.reset, client.close, server.close)
+            ends[number % 6]()
+            client.close()
+            server.close()
+        await eventually(lambda: len(proxy.app.records) == 40)
+        streams = (*proxy.app.downstreams, *proxy.app.upstreams)
+        await eventually(lambda: all(stream.is_closed for stream in streams))
+        assert len(streams) == 80
