@@ -68,7 +68,7 @@ def main() -> int:
 def _measure(rig: Rig, options: _Options) -> list[Row]:
     if rig.cores[0] == rig.cores[1]:
         say("only one core: latencies mean nothing, CPU times suffer")
-    say(f"proxy on core {rig.cores[0]}; wrk and the origin on core {rig.cores[1]}")
+    say(f"proxy on core {rig.cores[0]}; load and origin on core {rig.cores[1]}")
     effort = Effort(options.rounds, options.seconds)
     rows: list[Row] = []
     for name in options.scenarios:
@@ -96,7 +96,7 @@ def _profile(options: _Options) -> int:
 def _arguments() -> _Options:
     parser = argparse.ArgumentParser(
         prog="tools/dev bench",
-        description="CPU, latency and memory of the proxy beside nginx, HAProxy and aiohttp, "
+        description="CPU, latency and memory of the proxy beside nginx, HAProxy and others, "
         "measured in turns in one run. JSON lines, then a table.",
     )
     parser.add_argument(

@@ -24,7 +24,7 @@ _REQUEST = b"GET /small HTTP/1.1\r\nHost: bench.test\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What wrk counted in one run.
+    """What a load generator counted in one run.
 
     Attributes:
         requests: Answered requests.
@@ -41,7 +41,7 @@ class Counted:
     errors: int
 
 
-def wrk(port: int, path: str, *, connections: int, seconds: float, script: str = "") -> Counted:
+def wrk(port: int, path: str, connections: int, *, seconds: float, script: str = "") -> Counted:
     """Load a server with one thread.
 
     Args:

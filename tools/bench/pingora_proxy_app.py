@@ -1,34 +1,55 @@
 """The proxy that is measured: every phase of the framework, one fixed peer, one field set.
 
-Run with the port to listen on and the port of the origin. A third argument names a file for the
-profile of the run.
+Run with a JSON object: ``port`` to listen on; ``origin``, the origin's port; ``front``, one of
+plain, tls and grpc; ``certificate`` and ``key``, paths of PEM files; ``engine``, the HTTP/2
+library; ``profile``, a file for the profile of the run, or nothing.
 """
 
 from __future__ import annotations
 
 import cProfile
+import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pingora_core import HttpPeer, Server
+from pingora_core.apps.http_app import HttpServerOptions
 from pingora_core.conf import ServerConf
+from pingora_core.listeners.tls import TlsSettings
+from pingora_core.protocols.http.v2.options import Http2Options
+from pingora_core.protocols.tls.alpn import ALPN
 from pingora_proxy import ProxyHttp, http_proxy_service
 
 if TYPE_CHECKING:
+    from pingora_core.protocols.http.v2.options import EngineName
     from pingora_http import RequestHeader
     from pingora_proxy import Session
+
+_IDLE_SECONDS = 300.0
+
+
+class _Options(TypedDict):
+    port: int
+    origin: int
+    front: str
+    certificate: str
+    key: str
+    engine: EngineName
+    profile: str
 
 
 class Forward(ProxyHttp[None]):
     """Sends every request to one origin."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, alpn: ALPN) -> None:
         """Remember the origin.
 
         Args:
             origin: Its address.
+            alpn: What it speaks.
         """
         self._peer = HttpPeer(origin)
+        self._peer.options.alpn = alpn
 
     def new_ctx(self) -> None:
         """Keep nothing for a request."""
@@ -63,19 +84,31 @@ class Forward(ProxyHttp[None]):
 
 def main() -> None:
     """Serve until told to stop."""
-    port, origin, *profile = sys.argv[1:]
+    options: _Options = json.loads(sys.argv[1])
     server = Server(conf=ServerConf())
-    service = http_proxy_service(server.configuration, Forward(f"127.0.0.1:{origin}"))
-    service.add_tcp(f"127.0.0.1:{port}")
+    alpn = ALPN.H2 if options["front"] == "grpc" else ALPN.H1
+    http2 = Http2Options(engine=options["engine"], idle_timeout=_IDLE_SECONDS)
+    service = http_proxy_service(
+        server.configuration,
+        Forward(f"127.0.0.1:{options['origin']}", alpn),
+        server_options=HttpServerOptions(http2=http2),
+    )
+    address = f"127.0.0.1:{options['port']}"
+    if options["front"] == "plain":
+        service.add_tcp(address)
+    else:
+        settings = TlsSettings.intermediate(options["certificate"], options["key"])
+        settings.enable_h2()
+        service.add_tls_with_settings(address, None, settings)
     server.add_service(service)
     profiler = cProfile.Profile()
     try:
-        if profile:
+        if options["profile"]:
             profiler.enable()
         server.run_forever()
     finally:
-        if profile:
-            profiler.dump_stats(profile[0])
+        if options["profile"]:
+            profiler.dump_stats(options["profile"])
 
 
 if __name__ == "__main__":

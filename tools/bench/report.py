@@ -14,6 +14,12 @@ __all__ = ["Row", "bars", "compare", "table"]
 _REFERENCE = "nginx"
 _OURS = "pingora"
 _FLAT_KIB = 1024
+_RATIOS = {
+    "small_get": 2.5,
+    "response_1mib": 1.2,
+    "tls_small_get": 2.5,
+    "tls_handshakes": 2.0,
+}
 
 
 @dataclass(slots=True)
@@ -128,16 +134,18 @@ def bars(rows: Sequence[Row]) -> list[str]:
             verdict = "met" if value <= limit else f"MISSED by {value - limit:.2f}{unit}"
             lines.append(f"{name:52} {value:9.2f}{unit}  at most {limit:g}{unit}: {verdict}")
 
-    for scenario, limit in (("small_get", 2.5), ("response_1mib", 1.2)):
+    for scenario, limit in _RATIOS.items():
         row = found.get((scenario, _OURS))
         if row is not None:
             add(f"{scenario}: CPU, as a multiple of nginx", row.ratio, limit)
-    ours, theirs = found.get(("small_get", _OURS)), found.get(("small_get", "aiohttp"))
-    if ours and theirs and ours.cpu_us and theirs.cpu_us:
-        share = ours.cpu_us / theirs.cpu_us
-        add("small_get: CPU, as a share of aiohttp", share, 1 / 3)
+    for scenario, peer, most in (("small_get", "aiohttp", 1 / 3), ("h2_small_get", "hypercorn", 1)):
+        ours, theirs = found.get((scenario, _OURS)), found.get((scenario, peer))
+        if ours and theirs and ours.cpu_us and theirs.cpu_us:
+            add(f"{scenario}: CPU, as a share of {peer}", ours.cpu_us / theirs.cpu_us, most)
     for row in rows:
         if row.peer == _OURS:
+            if row.scenario.startswith("idle_h2"):
+                continue  # reported only: TLS and HTTP/2 state are the libraries'
             add(f"{row.scenario}: memory of a connection", row.kib_per_connection, 10, " KiB")
             add(f"{row.scenario}: growth of memory", row.rss_growth_kib, _FLAT_KIB, " KiB")
     return lines

@@ -1,4 +1,4 @@
-"""One run: an origin, fresh proxies for each scenario, cores that keep them apart."""
+"""One run: the origins, fresh proxies for each scenario, cores that keep them apart."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.support.certificates import CertificateAuthority
+
 from bench.process import BenchError, Running, free_port
-from bench.servers import PEERS, Site, origin
+from bench.servers import PEERS, Site, grpc_origin, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from tests.support.certificates import IssuedCertificate
+
+    from bench.servers import Front
 
 __all__ = ["Rig", "say"]
 
@@ -28,9 +34,9 @@ def say(text: str) -> None:
 
 
 class Rig:
-    """The origin and the folders of a run; use it as a context manager.
+    """The origins and the folders of a run; use it as a context manager.
 
-    The proxy under measurement has one core, this program, wrk and the origin have another.
+    The proxy under measurement has one core; this program, the load and the origins have another.
 
     Attributes:
         cores: Both core numbers, the proxy's first; equal on a machine with one core.
@@ -45,6 +51,7 @@ class Rig:
         """
         self._peers = list(peers)
         self._stack = contextlib.ExitStack()
+        self._origins: dict[Front, Running] = {}
         self.broken: dict[str, str] = {}
         usable = sorted(os.sched_getaffinity(0))
         self.cores = (usable[0], usable[min(1, len(usable) - 1)])
@@ -54,11 +61,10 @@ class Rig:
         with contextlib.ExitStack() as stack:
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix="pingora-bench-"))
             self._directory = Path(name)
-            site = self._site("origin", 0)
-            self._origin = Running(
-                "origin", origin(site), port=site.port, log=site.directory / "log"
-            )
-            stack.callback(self._origin.stop)
+            authority = CertificateAuthority(self._directory, "Benchmark Root")
+            self._certificate: IssuedCertificate = authority.issue("localhost", "127.0.0.1")
+            plain = self._start_origin(stack, "plain")
+            self._origins = {"plain": plain, "tls": plain}
             self._stack = stack.pop_all()
         return self
 
@@ -66,17 +72,23 @@ class Rig:
         self._stack.close()
 
     @contextlib.contextmanager
-    def proxies(self) -> Iterator[dict[str, Running]]:
+    def proxies(self, front: Front = "plain") -> Iterator[dict[str, Running]]:
         """Start every peer that can be started.
+
+        Args:
+            front: What they shall speak; those that do not are left out.
 
         Yields:
             The running peers by name; they are stopped afterwards.
         """
         running: dict[str, Running] = {}
         with contextlib.ExitStack() as stack:
-            for name in [name for name in self._peers if name not in self.broken]:
+            if front not in self._origins:
+                self._origins[front] = self._start_origin(self._stack, front)
+            wanted = [name for name in self._peers if front in PEERS[name].fronts]
+            for name in [name for name in wanted if name not in self.broken]:
                 try:
-                    running[name] = self._start(name)
+                    running[name] = self._start(name, front)
                 except BenchError as error:
                     self.give_up(name, error)
                 else:
@@ -93,11 +105,24 @@ class Rig:
         self.broken[name] = str(error)
         say(f"  without {name}: {error}")
 
-    def _start(self, name: str) -> Running:
-        site = self._site(name, self._origin.port)
-        command = ["taskset", "-c", str(self.cores[0]), *PEERS[name](site)]
+    def _start(self, name: str, front: Front) -> Running:
+        site = Site(
+            self._folder(name),
+            free_port(),
+            self._origins[front].port,
+            front,
+            self._certificate.chain_path,
+            self._certificate.key_path,
+        )
+        command = ["taskset", "-c", str(self.cores[0]), *PEERS[name].command(site)]
         return Running(name, command, port=site.port, log=site.directory / "log")
 
-    def _site(self, name: str, origin_port: int) -> Site:
-        directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._directory))
-        return Site(directory, free_port(), origin_port)
+    def _start_origin(self, stack: contextlib.ExitStack, front: Front) -> Running:
+        site = Site(self._folder(f"{front}-origin"), free_port())
+        command = grpc_origin(site) if front == "grpc" else origin(site)
+        running = Running("origin", command, port=site.port, log=site.directory / "log")
+        stack.callback(running.stop)
+        return running
+
+    def _folder(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._directory))

@@ -7,12 +7,14 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from bench.load import open_idle, wrk
 from bench.process import BenchError
 from bench.report import Row
 from bench.rig import say
+from bench.tls_load import GRPC_PATH, H2Load, Handshakes, open_idle_h2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from bench.load import Counted
     from bench.process import Running
     from bench.rig import Rig
+    from bench.servers import Front
 
 __all__ = ["SCENARIOS", "Effort", "Scenario"]
 
@@ -59,13 +62,12 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    path: str
-    connections: int
-    script: str = ""
+    run: Callable[[int, float], Counted]
+    front: Front = "plain"
 
     def __call__(self, rig: Rig, effort: Effort, name: str) -> list[Row]:
         samples: dict[str, list[_Sample]] = {}
-        with rig.proxies() as running:
+        with rig.proxies(self.front) as running:
             for peer in list(running):
                 _attempt(rig, running, peer, lambda proxy: self.drive(proxy, 1.0))
             for turn in range(effort.rounds):
@@ -74,19 +76,13 @@ class _Load:
                         rig, running, peer, lambda proxy: self.drive(proxy, effort.seconds)
                     )
                     if taken is not None:
-                        say(f"  round {turn + 1}  {peer:8}  {taken.cpu_us:9.1f} us a request")
+                        say(f"  round {turn + 1}  {peer:9}  {taken.cpu_us:9.1f} us a request")
                         samples.setdefault(peer, []).append(taken)
         return [_row(name, peer, taken) for peer, taken in samples.items()]
 
     def drive(self, proxy: Running, seconds: float) -> _Sample:
         before = proxy.cpu_seconds()
-        counted = wrk(
-            proxy.port,
-            self.path,
-            connections=self.connections,
-            seconds=seconds,
-            script=self.script,
-        )
+        counted = self.run(proxy.port, seconds)
         proxy.check_alive()
         if counted.requests == 0:
             raise BenchError(f"{proxy.name} answered nothing ({counted.errors} errors)")
@@ -101,7 +97,11 @@ class _Sample:
     rss_kib: int
 
 
-_SMALL = _Load("/small", 64)
+def _wrk(path: str, script: str = "") -> _Load:
+    return _Load(lambda port, seconds: wrk(port, path, 64, seconds=seconds, script=script))
+
+
+_SMALL = _wrk("/small")
 
 
 def _long_run(rig: Rig, effort: Effort, name: str) -> list[Row]:
@@ -129,24 +129,32 @@ def _drive_long(proxy: Running, effort: Effort) -> tuple[int, list[_Sample]]:
     return before, samples
 
 
-def _idle(rig: Rig, _: Effort, name: str) -> list[Row]:
-    rows = []
-    with rig.proxies() as running:
-        for peer in list(running):
-            rows += _attempt(rig, running, peer, lambda proxy: _hold_idle(proxy, name)) or []
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    open: Callable[[int, int, contextlib.ExitStack], None]
+    front: Front = "plain"
+
+    def __call__(self, rig: Rig, _: Effort, name: str) -> list[Row]:
+        rows = []
+        with rig.proxies(self.front) as running:
+            for peer in list(running):
+                hold = partial(_hold_idle, self.open, name)
+                rows += _attempt(rig, running, peer, hold) or []
+        return rows
 
 
-def _hold_idle(proxy: Running, name: str) -> list[Row]:
+def _hold_idle(
+    open_more: Callable[[int, int, contextlib.ExitStack], None], name: str, proxy: Running
+) -> list[Row]:
     rows = []
     with contextlib.ExitStack() as warm:
-        open_idle(proxy.port, 64, warm)
+        open_more(proxy.port, 64, warm)
     time.sleep(_SETTLE_SECONDS)
     memory = proxy.rss_kib()
     opened = 0
     with contextlib.ExitStack() as stack:
         for count in _idle_steps():
-            open_idle(proxy.port, count - opened, stack)
+            open_more(proxy.port, count - opened, stack)
             opened = count
             time.sleep(_SETTLE_SECONDS)
             rss = proxy.rss_kib()
@@ -211,13 +219,40 @@ def _rotated(peers: list[str], turn: int) -> list[str]:
 
 SCENARIOS = {
     "small_get": Scenario("GET of 44 bytes, 64 keep-alive connections", _SMALL),
-    "response_1mib": Scenario("GET of 1 MiB, 64 keep-alive connections", _Load("/large", 64)),
+    "response_1mib": Scenario("GET of 1 MiB, 64 keep-alive connections", _wrk("/large")),
     "upload_1mib": Scenario(
-        "POST of 1 MiB, 64 keep-alive connections", _Load("/upload", 64, "upload.lua")
+        "POST of 1 MiB, 64 keep-alive connections", _wrk("/upload", "upload.lua")
     ),
     "connection_per_request": Scenario(
-        "GET of 44 bytes, a new connection each, 64 at a time", _Load("/small", 64, "close.lua")
+        "GET of 44 bytes, a new connection each, 64 at a time", _wrk("/small", "close.lua")
     ),
-    "idle": Scenario("memory of 200 and of 10,000 idle keep-alive connections", _idle),
+    "idle": Scenario("memory of 200 and of 10,000 idle keep-alive connections", _Idle(open_idle)),
     "long_run": Scenario("200,000 small GETs: does memory grow?", _long_run),
+    "tls_small_get": Scenario(
+        "GET of 44 bytes over TLS, HTTP/1.1, 64 keep-alive connections",
+        _Load(H2Load("/small", 64, http1=True), "tls"),
+    ),
+    "tls_handshakes": Scenario(
+        "GET of 44 bytes, a new TLS connection each, full handshakes",
+        _Load(Handshakes(resumed=False), "tls"),
+    ),
+    "tls_resumptions": Scenario(
+        "GET of 44 bytes, a new TLS connection each, resumed sessions",
+        _Load(Handshakes(resumed=True), "tls"),
+    ),
+    "h2_small_get": Scenario(
+        "GET of 44 bytes over TLS, HTTP/2, 10 connections with 10 streams each",
+        _Load(H2Load("/small", 10, 10), "tls"),
+    ),
+    "h2_response_1mib": Scenario(
+        "GET of 1 MiB over TLS, HTTP/2, 10 connections with 10 streams each",
+        _Load(H2Load("/large", 10, 10), "tls"),
+    ),
+    "grpc_unary": Scenario(
+        "gRPC call of 100 bytes, TLS to the proxy, 10 connections with 10 streams each",
+        _Load(H2Load(GRPC_PATH, 10, 10, grpc=True), "grpc"),
+    ),
+    "idle_h2": Scenario(
+        "memory of 200 and of 10,000 idle HTTP/2 connections over TLS", _Idle(open_idle_h2, "tls")
+    ),
 }

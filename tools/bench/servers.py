@@ -1,26 +1,31 @@
-"""The origin and the proxies that are compared, each with its configuration.
+"""The origins and the servers that are compared, each with its configuration.
 
 All proxies do the same: keep connections to the origin, stream both bodies, set one request
 field, write no access log. They are set up as one would for speed: nginx and HAProxy have 64 KiB
 buffers, and nginx writes no body to disk. With its default buffers nginx takes about three times
-the CPU for a response of 1 MiB.
+the CPU for a response of 1 MiB. Over TLS all have the same certificate, ciphers and groups.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from bench.process import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LARGE", "PEERS", "SMALL", "Site", "origin"]
+__all__ = ["LARGE", "PEERS", "SMALL", "Front", "Peer", "Site", "grpc_origin", "origin"]
+
+Front: TypeAlias = Literal["plain", "tls", "grpc"]
+"""What clients speak: HTTP/1 in clear; HTTP/1 or HTTP/2 over TLS; the same before a gRPC origin."""
 
 SMALL = b"Hello from the origin: 44 bytes, no more. :)"
 LARGE = 1024 * 1024
@@ -79,12 +84,10 @@ _PROXY = """
     keepalive_requests 1000000000;
   }}
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{port} backlog=4096{listen};
+    {tls}
     location / {{
-      proxy_pass http://origin;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header X-Forwarded-For 127.0.0.1;
+      {passing}
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
       proxy_buffers 16 64k;
@@ -93,12 +96,41 @@ _PROXY = """
   }}
 """
 
+_TO_HTTP = """\
+      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header X-Forwarded-For 127.0.0.1;"""
+_TO_GRPC = """\
+      grpc_pass grpc://origin;
+      grpc_set_header X-Forwarded-For 127.0.0.1;"""
+
+_CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305"
+)
+_SUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+_GROUPS = "X25519:P-256:P-384"
+
+_NGINX_TLS = """\
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_prefer_server_ciphers on;
+    ssl_ciphers {ciphers};
+    ssl_conf_command Ciphersuites {suites};
+    ssl_ecdh_curve {groups};
+    ssl_session_cache shared:tls:10m;
+    http2_max_concurrent_streams 128;"""
+
 _HAPROXY = """\
 global
   no strict-limits
   maxconn {connections}
   tune.bufsize 65536
   nbthread 1
+  ssl-default-bind-ciphers {ciphers}
+  ssl-default-bind-ciphersuites {suites}
+  ssl-default-bind-curves {groups}
 defaults
   mode http
   timeout connect 5s
@@ -108,11 +140,11 @@ defaults
   option http-keep-alive
   http-reuse always
 frontend front
-  bind 127.0.0.1:{port} backlog 4096
+  bind 127.0.0.1:{port} backlog 4096{bind}
   http-request set-header X-Forwarded-For 127.0.0.1
   default_backend origin
 backend origin
-  server origin 127.0.0.1:{origin}
+  server origin 127.0.0.1:{origin}{proto}
 """
 
 
@@ -124,11 +156,30 @@ class Site:
         directory: Its own folder; it exists.
         port: The port of 127.0.0.1 it listens on.
         origin: The port of the origin; 0 for the origin itself.
+        front: What clients speak.
+        certificate: File with the certificate and its issuers; of no meaning in clear.
+        key: File with its key.
     """
 
     directory: Path
     port: int
     origin: int = 0
+    front: Front = "plain"
+    certificate: Path = Path()
+    key: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Something that is measured.
+
+    Attributes:
+        command: Configures it and gives its command line.
+        fronts: What it can be asked to speak.
+    """
+
+    command: Callable[[Site], list[str]]
+    fronts: frozenset[Front] = frozenset({"plain", "tls", "grpc"})
 
 
 def origin(site: Site) -> list[str]:
@@ -145,30 +196,84 @@ def origin(site: Site) -> list[str]:
     return _nginx(site, _ORIGIN.format_map(values))
 
 
+def grpc_origin(site: Site) -> list[str]:
+    """Prepare a gRPC server as the origin.
+
+    Args:
+        site: Where it lives.
+
+    Returns:
+        Its command line.
+    """
+    return [sys.executable, str(_HERE / "grpc_origin.py"), str(site.port)]
+
+
 def _nginx_proxy(site: Site) -> list[str]:
-    return _nginx(site, _PROXY.format(port=site.port, origin=site.origin))
+    tls = ""
+    if site.front != "plain":
+        values = {"ciphers": _CIPHERS, "suites": _SUITES, "groups": _GROUPS}
+        tls = _NGINX_TLS.format(certificate=site.certificate, key=site.key, **values)
+    config = _PROXY.format(
+        port=site.port,
+        origin=site.origin,
+        listen=" ssl http2" if tls else "",
+        tls=tls,
+        passing=_TO_GRPC if site.front == "grpc" else _TO_HTTP,
+    )
+    return _nginx(site, config)
 
 
 def _haproxy(site: Site) -> list[str]:
+    bind = ""
+    if site.front != "plain":
+        pair = site.directory / "pair.pem"
+        pair.write_bytes(site.certificate.read_bytes() + site.key.read_bytes())
+        bind = f" ssl crt {pair} alpn h2,http/1.1"
     config = site.directory / "haproxy.cfg"
     config.write_text(
-        _HAPROXY.format(port=site.port, origin=site.origin, connections=_MOST_CONNECTIONS)
+        _HAPROXY.format(
+            port=site.port,
+            origin=site.origin,
+            connections=_MOST_CONNECTIONS,
+            bind=bind,
+            proto=" proto h2" if site.front == "grpc" else "",
+            ciphers=_CIPHERS,
+            suites=_SUITES,
+            groups=_GROUPS,
+        )
     )
     return [_program("haproxy"), "-db", "-f", str(config)]
 
 
 def _aiohttp(site: Site) -> list[str]:
-    python = os.environ.get("BENCH_AIOHTTP_PYTHON", "")
+    return [_peers_python(), str(_HERE / "aiohttp_proxy.py"), str(site.port), str(site.origin)]
+
+
+def _hypercorn(site: Site) -> list[str]:
+    options = ["--worker-class", "uvloop", "--keep-alive", "300", "--backlog", "4096"]
+    options += ["--certfile", str(site.certificate), "--keyfile", str(site.key)]
+    where = ["--bind", f"127.0.0.1:{site.port}", "bench.hypercorn_app:app"]
+    return [_peers_python(), "-m", "hypercorn", *options, *where]
+
+
+def _pingora(site: Site, engine: str = "h2") -> list[str]:
+    options = {
+        "port": site.port,
+        "origin": site.origin,
+        "front": site.front,
+        "certificate": str(site.certificate),
+        "key": str(site.key),
+        "engine": engine,
+        "profile": os.environ.get("BENCH_PROFILE", ""),
+    }
+    return [sys.executable, str(_HERE / "pingora_proxy_app.py"), json.dumps(options)]
+
+
+def _peers_python() -> str:
+    python = os.environ.get("BENCH_PEERS_PYTHON", "")
     if not python:
-        raise BenchError("aiohttp is not installed")
-    return [python, str(_HERE / "aiohttp_proxy.py"), str(site.port), str(site.origin)]
-
-
-def _pingora(site: Site) -> list[str]:
-    app = str(_HERE / "pingora_proxy_app.py")
-    profile = os.environ.get("BENCH_PROFILE")
-    command = [sys.executable, app, str(site.port), str(site.origin)]
-    return [*command, profile] if profile else command
+        raise BenchError("its environment is not there; run ./tools/dev bench")
+    return python
 
 
 def _nginx(site: Site, http: str) -> list[str]:
@@ -186,10 +291,12 @@ def _program(name: str) -> str:
     return path
 
 
-# The measured one first; nginx is what it is compared with.
-PEERS: dict[str, Callable[[Site], list[str]]] = {
-    "pingora": _pingora,
-    "nginx": _nginx_proxy,
-    "haproxy": _haproxy,
-    "aiohttp": _aiohttp,
+# The measured one first; nginx is what it is compared with. hypercorn answers by itself.
+PEERS: dict[str, Peer] = {
+    "pingora": Peer(_pingora),
+    "nginx": Peer(_nginx_proxy),
+    "haproxy": Peer(_haproxy),
+    "jh2": Peer(partial(_pingora, engine="jh2"), frozenset({"tls", "grpc"})),
+    "aiohttp": Peer(_aiohttp, frozenset({"plain"})),
+    "hypercorn": Peer(_hypercorn, frozenset({"tls"})),
 }

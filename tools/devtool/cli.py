@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from devtool.build import build
 from devtool.check import check
 from devtool.environments import environment, hatch, hatch_variables
+from devtool.golang import missing_h2spec, require_h2spec
 from devtool.shell import ROOT, VerbError, replace_process, run, say
 from devtool.system import install, missing_packages
 
@@ -71,11 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     checks = add("check", _check, "format, lint, types, layers, declared dependencies")
     checks.add_argument("--fix", action="store_true", help="let ruff mend what it can first")
     add("bench", _bench, "measure the proxy beside nginx and others (--help: scenarios)")
-    add("conformance", _conformance, "run the conformance suites; arguments go to pytest")
+    add("conformance", _conformance, "run foreign test suites against our servers (--help: which)")
     add("build", _build, "build every wheel and sdist, and prove each wheel alone")
     docs = add("docs", _docs, "build the documentation into site/, strictly")
     docs.add_argument("--serve", action="store_true", help="serve it and follow changes instead")
-    add("deps", _deps, "install the system programs that tests and benchmark use (Debian, root)")
+    add("deps", _deps, "install the programs that tests and benchmark use (Debian, root; Go)")
     clean = add("clean", _clean, "remove what builds and checks left behind")
     clean.add_argument("--all", action="store_true", help="remove the environments too")
     return parser
@@ -98,20 +99,35 @@ def _check(options: argparse.Namespace, _: list[str]) -> None:
 def _bench(_: argparse.Namespace, rest: list[str]) -> None:
     variables = dict(_PYTHONPATH)
     python = environment() / "python"
-    if not {"-h", "--help", "--list"}.intersection(rest):
+    if not _only_asks(rest):
         try:
-            variables["BENCH_AIOHTTP_PYTHON"] = str(environment("bench") / "python")
+            variables["BENCH_PEERS_PYTHON"] = str(environment("bench") / "python")
         except VerbError as failure:
-            say(f"without the aiohttp peer: {failure}")
+            say(f"without the peers written in Python: {failure}")
     replace_process(python, "-m", "bench", *rest, environment=variables)
 
 
 def _conformance(_: argparse.Namespace, rest: list[str]) -> None:
+    variables = dict(_PYTHONPATH)
     python = environment() / "python"
-    missing = missing_packages()
-    if missing:
-        say(f"not installed here, so skipped where needed: {' '.join(missing)} (./tools/dev deps)")
-    replace_process(python, "-m", "pytest", "tests/conformance", "--verbose", *rest)
+    if not _only_asks(rest):
+        # A suite that cannot be had is told as such in the results; the others run.
+        try:
+            require_h2spec()
+        except VerbError as failure:
+            say(f"without h2spec: {failure}")
+        try:
+            variables["CONFORMANCE_PROGRAMS"] = str(environment("conformance"))
+        except VerbError as failure:
+            say(f"without the suites from Python packages: {failure}")
+        missing = missing_packages()
+        if missing:
+            say(f"not installed here: {' '.join(missing)} (./tools/dev deps)")
+    replace_process(python, "-m", "conformance", *rest, environment=variables)
+
+
+def _only_asks(rest: list[str]) -> bool:
+    return not {"-h", "--help", "--list"}.isdisjoint(rest)
 
 
 def _build(_: argparse.Namespace, __: list[str]) -> None:
@@ -127,6 +143,11 @@ def _docs(options: argparse.Namespace, _: list[str]) -> None:
 
 def _deps(_: argparse.Namespace, __: list[str]) -> None:
     install()
+    reason = missing_h2spec()
+    if reason:
+        say(f"not installed: {reason}")
+    else:
+        require_h2spec()
 
 
 def _clean(options: argparse.Namespace, _: list[str]) -> None:

@@ -26,6 +26,7 @@ PROGRAMS = {
     "nginx": "nginx-light",
     "openssl": "openssl",
     "taskset": "util-linux",
+    "testssl": "testssl.sh",
     "wrk": "wrk",
 }
 _POLICY = Path("/usr/sbin/policy-rc.d")

@@ -1,0 +1,1 @@
+"""The foreign test suites behind ``tools/dev conformance``, run against our servers."""
