@@ -204,3 +204,13 @@ async def test_over_http2_in_clear(app: RigProxy) -> None:
         response = await call(client, "Echo", b"hello")
 
     assert frames_of(response.body)[0] == (0, b"hello")
+
+
+async def test_no_message_at_all(client: RawClient) -> None:
+    """A request without a single message is one for the server too."""
+    fields = [("Content-Type", BINARY), ("Content-Length", "0")]
+    response = await client.request("POST", "/rig.Rig/Join", fields)
+
+    (flags, message), (_, block) = frames_of(response.body)
+    assert (flags, message) == (0, b"")
+    assert trailers_of(block)["grpc-status"] == "0"

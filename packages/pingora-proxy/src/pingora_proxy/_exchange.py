@@ -25,7 +25,6 @@ from pingora_core.protocols.http.task import (
     UpgradedBodyTask,
 )
 from pingora_error import Error, ErrorSource, ErrorType
-from pingora_http import Version
 from pingora_proxy._response_filters import ResponseFilters
 from pingora_proxy._tunnel import UPGRADED_IDLE, Tunnel
 from pingora_proxy._upstream_request import clean_response, complete_framing, make_upstream_request
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
     from pingora_proxy.session import Session
 
 __all__ = ["Exchange"]
-
-# Looking an enum's member up costs as much as the rest of a comparison.
-_HTTP_2 = Version.HTTP_20
 
 
 class Exchange(Generic[CTX]):
@@ -128,7 +124,7 @@ class Exchange(Generic[CTX]):
         request = make_upstream_request(
             down.request,
             upgrade=down.is_upgrade_request,
-            keep_te=self._up.version is _HTTP_2,
+            version=self._up.version,
         )
         if self._overrides.upstream_request_filter:
             session.phase = "upstream_request_filter"

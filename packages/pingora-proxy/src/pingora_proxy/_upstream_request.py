@@ -32,6 +32,7 @@ _RESPONSE_HOP = frozenset(
 )
 # Looking an enum's member up costs as much as the rest of a comparison.
 _HTTP_11 = Version.HTTP_11
+_HTTP_20 = Version.HTTP_20
 # What Connection may name without taking effect: these decide framing, routing and identity.
 _PROTECTED = frozenset(
     {
@@ -46,7 +47,7 @@ _PROTECTED = frozenset(
 
 
 def make_upstream_request(
-    request: RequestHeader, *, upgrade: bool, keep_te: bool = False
+    request: RequestHeader, *, upgrade: bool, version: Version = _HTTP_11
 ) -> RequestHeader:
     """Copy a request head for one attempt, without what concerns the client's connection.
 
@@ -54,19 +55,20 @@ def make_upstream_request(
         request: The client's head; not changed.
         upgrade: Whether the client asks for another protocol: ``Connection`` and ``Upgrade``
             stay then.
-        keep_te: Whether the upstream may be told that trailers are welcome, if the client says
-            so: in HTTP/2, where gRPC insists on it. In HTTP/1 it would need ``Connection: TE``.
+        version: In which the upstream is spoken to. In HTTP/2 it is told that trailers are
+            welcome, if the client says so: gRPC insists on it. In HTTP/1 that would need
+            ``Connection: TE``.
 
     Returns:
-        The copy, with version HTTP/1.1 and an origin-form target.
+        The copy, with that version and an origin-form target.
     """
     header = request.copy()
-    header.version = _HTTP_11
+    header.version = version
     target = header.raw_target
     if target[:1] != b"/" and target != b"*" and request.raw_method != b"CONNECT":
         header.raw_target = header.raw_path  # RFC 9112 section 3.2.1
     if not _REQUEST_HOP.isdisjoint(header.first_values()):
-        trailers = keep_te and _accepts_trailers(header)
+        trailers = version is _HTTP_20 and _accepts_trailers(header)
         _remove_named(header)
         header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
         if trailers:
