@@ -15,6 +15,8 @@ from pingora_core import (
     ShutdownWatch,
     Stream,
 )
+from pingora_core.listeners import ProxyProtocolSettings
+from pingora_core.protocols.proxy_protocol import ProxyHeader, TlvType
 
 
 class Echo(ServerApp):
@@ -47,11 +49,17 @@ def main() -> None:
     echo.add_tcp("127.0.0.1:0")
     hello = Service("hello", HttpServer(Hello()))
     hello.add_tcp("[::1]:0")
+    balancers = ProxyProtocolSettings(["10.0.0.0/8"], mode="optional", timeout=3)
+    hello.add_tcp("127.0.0.1:0", proxy_protocol=balancers)
     server.add_service(echo)
     server.add_service(hello)
     peer = HttpPeer("127.0.0.1:443", tls=True, sni="one.test")
     peer.options.connection_timeout = 0.5
     assert peer.is_tls
+    header = ProxyHeader(tlvs=((TlvType.AUTHORITY, b"one.test"),))
+    peer.options.send_proxy_protocol = header
+    authority: str | None = header.authority
+    assert authority == "one.test"
     assert peer.reuse_key != HttpPeer("127.0.0.1:443").reuse_key
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pingora_core.protocols.address import InetAddress
 from pingora_core.protocols.l4.sockopt import BindTo, TcpKeepalive
+from pingora_core.protocols.proxy_protocol import ProxyHeader
 from pingora_core.protocols.tls import ALPN, CaBundle, CustomALPN
 from pingora_core.upstreams import PeerOptions
 from tests.support.certificates import CertificateAuthority
@@ -66,6 +67,7 @@ KEYED: dict[str, object] = {
     "h2_stream_window_size": 65535,
     "h2_connection_window_size": 65535,
     "extra_proxy_headers": (("Proxy-Authorization", "Basic x"),),
+    "send_proxy_protocol": ProxyHeader.local(),
     "curves": "X25519",
     "second_keyshare": False,
     "tcp_fast_open": True,
