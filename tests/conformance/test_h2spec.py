@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from conformance.rig import Proxy
 
-_SECONDS = 30.0
+_SECONDS = 40.0
 
 
 def _require_h2spec() -> None:

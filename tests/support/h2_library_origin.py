@@ -182,10 +182,10 @@ class LibraryConnection(asyncio.Protocol):
             self.streams[event.stream_id].ended = True
             self.streams[event.stream_id].changed.set()
         elif isinstance(event, StreamReset):
-            self.streams[event.stream_id].reset_code = int(event.error_code)
+            self.streams[event.stream_id].reset_code = int(event.error_code or 0)
             self.streams[event.stream_id].changed.set()
         elif isinstance(event, ConnectionTerminated):
-            self.goaway = int(event.error_code)
+            self.goaway = int(event.error_code or 0)
             self.flush()
             self.close()
         elif isinstance(event, PingReceived):
@@ -212,7 +212,7 @@ class LibraryConnection(asyncio.Protocol):
         payload = last.to_bytes(4, "big") + code.to_bytes(4, "big")
         self.write(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + payload)
 
-    def change(self, settings: Mapping[SettingCodes, int]) -> None:
+    def change(self, settings: Mapping[int, int]) -> None:
         """Change settings."""
         self.engine.update_settings(dict(settings))
         self.flush()
@@ -323,7 +323,7 @@ class LibraryOrigin:
         self._server = await loop.create_server(
             lambda: LibraryConnection(self), "127.0.0.1", 0, ssl=self._tls
         )
-        self.address = "127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -24,7 +24,7 @@ __all__ = ["LIST", "MOST_FAILURES", "Report", "listed", "parse_report", "run", "
 LIST = ROOT / "tests" / "conformance" / "h2spec_failures.txt"
 MOST_FAILURES = 2
 _DEFAULT: Engine = "h2"
-_SECONDS_PER_CASE = 2
+_SECONDS_PER_CASE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def listed(text: str, *, tls: bool, engine: Engine) -> frozenset[str]:
     return frozenset(words[2] for words in lines if words[:2] == wanted)
 
 
-def run(port: int, *, path: str, tls: bool, seconds: float = 400.0) -> Report:
+def run(port: int, *, path: str, tls: bool, seconds: float = 800.0) -> Report:
     """Run all cases, the strict ones too, against a server of this machine.
 
     Args:

@@ -90,10 +90,10 @@ def table(scores: Iterable[Score]) -> str:
     """
     scores = list(scores)
     target = max((len(score.target) for score in scores), default=0) + 2
-    lines = [f"{'suite':12}{'target':{target}}{'version':12}{'passed':>12}  {'bar':32}"]
+    lines = [f"{'suite':12}{'target':{target}}{'version':12}{'passed':>12}  {'bar':34}"]
     lines.extend(
         f"{score.suite:12}{score.target:{target}}{score.version:12}"
-        f"{f'{score.passed}/{score.total}':>12}  {score.bar:32}{_verdict(score)}"
+        f"{f'{score.passed}/{score.total}':>12}  {score.bar:34}{_verdict(score)}"
         for score in scores
     )
     for score in scores:

@@ -8,6 +8,7 @@ from pingora_core.apps.app import ServerApp
 from pingora_core.apps.http_app import HttpServerApp, HttpServerOptions
 from pingora_core.apps.serve_http import HttpServer, Response, ServeHttp
 from pingora_core.conf import Opt, ServerConf
+from pingora_core.listeners.tls import CertificateStore, TlsAccept, TlsSettings
 from pingora_core.modules.compression import ResponseCompression, ResponseCompressionBuilder
 from pingora_core.protocols.http.server import ServerSession
 from pingora_core.protocols.http.v1.server import Http1Options
@@ -23,6 +24,7 @@ from pingora_core.upstreams.peer import BasicPeer, HttpPeer, Proxy
 __all__ = [
     "BackgroundService",
     "BasicPeer",
+    "CertificateStore",
     "Http1Options",
     "HttpPeer",
     "HttpServer",
@@ -44,6 +46,8 @@ __all__ = [
     "Stream",
     "TcpKeepalive",
     "TcpSocketOptions",
+    "TlsAccept",
+    "TlsSettings",
     "__version__",
     "background_service",
 ]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pingora_core.protocols.tls.client_hello import ClientHello
     from pingora_core.upstreams.peer import Peer as UpstreamPeer
 
-__all__ = ["FakeTime", "Forwarder", "Rig", "rig"]
+__all__ = ["FakeTime", "Forwarder", "Rig", "receive", "rig"]
 
 
 class Forwarder(TcpProxy):
@@ -185,6 +185,16 @@ async def rig(
             yield made
         finally:
             await made.close()
+
+
+async def receive(peer: Peer, size: int) -> bytes:
+    """Receive so many bytes, fewer if the peer ends before."""
+    pieces: list[bytes] = []
+    async with asyncio.timeout(20):
+        while size > 0 and (piece := await peer.recv()):
+            pieces.append(piece)
+            size -= len(piece)
+    return b"".join(pieces)
 
 
 class FakeTime:

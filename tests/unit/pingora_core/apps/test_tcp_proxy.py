@@ -10,25 +10,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core.apps import TcpProxyOptions
-from pingora_core.connectors import TransportConnector
-from pingora_core.protocols.tls import CaBundle
 from pingora_core.protocols.tls.client_hello import UNRECOGNIZED_NAME, fatal_alert
-from pingora_core.runtime.shutdown import ShutdownSwitch
-from pingora_core.upstreams import BasicPeer, PeerOptions
-from pingora_error import Error, ErrorSource, ErrorType
+from pingora_core.upstreams import BasicPeer
+from pingora_error import ErrorSource, ErrorType
 from tests.support.waiting import eventually
-from tests.unit.pingora_core.apps.rig import FakeTime, Forwarder, rig
-from tests.unit.pingora_core.connectors.rig import full_backlog, origin, unused_port
+from tests.unit.pingora_core.apps.rig import FakeTime, Forwarder, receive, rig
+from tests.unit.pingora_core.connectors.rig import full_backlog, unused_port
 from tests.unit.pingora_core.protocols.tls.hellos import from_openssl
-from tests.unit.pingora_core.protocols.tls.rig import Wire
 
 if TYPE_CHECKING:
     from pingora_core.apps import TunnelRecord
     from pingora_core.protocols.interfaces import Stream
-    from pingora_core.protocols.tls.alpn import AlpnOffer
     from pingora_core.protocols.tls.client_hello import ClientHello
     from pingora_core.upstreams.peer import Peer as UpstreamPeer
-    from tests.support.certificates import CertificateAuthority
     from tests.unit.pingora_core.protocols.l4.rig import Peer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -41,14 +35,6 @@ MIB = 1 << 20
 def pattern(size: int, seed: int) -> bytes:
     # A period that is no divisor of any buffer shows whatever is lost or out of order.
     return (bytes((i * seed) & 0xFF for i in range(65521)) * (size // 65521 + 1))[:size]
-
-
-async def receive(peer: Peer, size: int) -> bytes:
-    data = b""
-    async with asyncio.timeout(10):
-        while len(data) < size and (piece := await peer.recv()):
-            data += piece
-    return data
 
 
 async def is_reset(peer: Peer) -> bool:
@@ -412,10 +398,11 @@ async def test_idle_deadline_while_a_reader_does_not_read(monkeypatch: pytest.Mo
         client, _ = await proxy.pair()
         sending = asyncio.create_task(client.send(bytes(16 * MIB)))
         await eventually(lambda: proxy.app.upstreams[0].needs_drain)
-        # Until nothing moves any more.
-        for _ in range(100):
-            await asyncio.sleep(0.001)
-        time.advance(101)
+        # More than once, because bytes may still be moving into the kernel's buffers.
+        async with asyncio.timeout(10):
+            while not proxy.app.records:
+                time.advance(101)
+                await asyncio.sleep(0.01)
 
         with pytest.raises(ConnectionError):
             await sending
@@ -442,143 +429,6 @@ async def test_half_closed_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert error is not None
     assert error.context == "nothing was forwarded for 20 s"
-
-
-# --------------------------------------------------------------------------------- TLS streams
-
-
-async def test_tls_to_the_upstream(authority: CertificateAuthority) -> None:
-    """A plain client reaches a TLS upstream; its half-close leaves time for the answer."""
-    certificate = authority.issue("up.test")
-    answered = asyncio.Event()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"got " + await reader.readexactly(4))
-        await writer.drain()
-        await answered.wait()
-
-    options = PeerOptions(ca=CaBundle([authority.certificate]))
-    async with origin(answer, tls=certificate.server_context()) as upstream:
-        peer = BasicPeer(upstream.address, sni="up.test", options=options)
-        async with rig(make=lambda _: Forwarder(peer)) as proxy:
-            client = await proxy.connect()
-            await client.send(b"ping")
-            client.end()
-            assert await receive(client, 8) == b"got ping"
-            answered.set()
-            assert await client.recv() == b""
-            record = await proxy.ended()
-
-    assert (record.error, record.from_client, record.from_upstream) == (None, 4, 8)
-
-
-class Ending(Wire):
-    """A stream whose direction can be ended alone, like TCP."""
-
-    def write_eof(self) -> None:
-        self.ends.append("eof")
-
-
-class Unending(Wire):
-    """A stream that cannot end its direction alone, like TLS."""
-
-    @property
-    def can_write_eof(self) -> bool:
-        return False
-
-
-async def forward(
-    stream: Wire, upstream: Wire, options: TcpProxyOptions | None = None
-) -> Forwarder:
-    class Ready(TransportConnector):
-        async def new_stream(self, peer: UpstreamPeer, *, alpn: AlpnOffer | None = None) -> Stream:
-            return upstream
-
-    app = Forwarder(BasicPeer("192.0.2.1:1"), options, connector=Ready())
-    await app.process_new(stream, ShutdownSwitch().watch)
-    await app.cleanup()
-    return app
-
-
-async def test_upstream_ends_before_a_tls_client() -> None:
-    """A client that cannot be told of the upstream's end in another way sees the close."""
-    client, upstream = Unending(), Ending()
-    upstream.deliver(b"answer")
-    upstream.end()
-
-    app = await forward(client, upstream)
-
-    assert client.take_sent() == b"answer"
-    assert client.ends[0] == "discard"
-    assert upstream.ends[0] == "abort"
-    assert app.records[0].error is None
-
-
-async def test_client_ends_before_a_tls_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upstream that cannot be told of the client's end is waited for, but not for long."""
-    time = FakeTime(monkeypatch)
-    client, upstream = Ending(), Unending()
-    client.deliver(b"question")
-    client.end()
-    running = asyncio.create_task(forward(client, upstream))
-    await eventually(lambda: upstream.sent)
-    await asyncio.sleep(0)
-    upstream.deliver(b"an")
-    await eventually(lambda: client.sent)
-    time.advance(9)
-    upstream.deliver(b"swer")
-    await eventually(lambda: len(client.sent) == 2)
-    assert not running.done()
-    time.advance(11)
-
-    record = (await running).records[0]
-
-    assert client.take_sent() == b"answer"
-    assert record.error is not None
-    assert record.error.context == "nothing was forwarded for 10.0 s"
-    assert client.ends[0] == upstream.ends[0] == "abort"
-
-
-async def test_end_that_cannot_be_passed_on() -> None:
-    """A stream that fails while it is told of an end has gone away."""
-
-    class Failing(Wire):
-        def write_eof(self) -> None:
-            raise Error(ErrorType.WRITE_ERROR, "gone")
-
-    client, upstream = Ending(), Failing()
-    client.end()
-    upstream.deliver(b"last words")
-    upstream.end(reset=True)
-
-    record = (await forward(client, upstream)).records[0]
-
-    assert client.take_sent() == b"last words"
-    assert record.error is not None
-    assert record.error.root_etype in {ErrorType.WRITE_ERROR, ErrorType.READ_ERROR}
-    assert record.error.esource is ErrorSource.UPSTREAM
-
-
-async def test_bug_in_a_stream_closes_everything() -> None:
-    """A failure that is no `Error` ends the connection, in whichever direction it happens."""
-
-    class Broken(Wire):
-        def take(self) -> bytes:
-            raise ZeroDivisionError
-
-    for client, upstream in ((Broken(), Ending()), (Ending(), Broken())):
-        for stream in (client, upstream):
-            if isinstance(stream, Broken):
-                stream.deliver(b"x")
-            else:
-                stream.end()
-
-        record = (await forward(client, upstream)).records[0]
-
-        assert record.error is not None
-        assert isinstance(record.error.root_cause, ZeroDivisionError)
-        assert client.ends
-        assert upstream.ends
 
 
 # ----------------------------------------------------------------------------------- shutdown

@@ -308,7 +308,7 @@ async def test_the_key_log(
         await transport.close()
         assert isinstance(stream, TlsStream)
         written = log.stat().st_size
-        transport._tls._log_key(stream.connection, b"late")
+        transport._tls._contexts._log_key(stream.connection, b"late")
         await exchange(stream)
         assert log.stat().st_size == written
 

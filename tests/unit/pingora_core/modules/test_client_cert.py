@@ -76,7 +76,7 @@ def test_envoys_field_carries_digest_and_certificate(certificate: x509.Certifica
     assert unquote(quoted).encode() == certificate.public_bytes(Encoding.PEM)
 
 
-@pytest.mark.parametrize("case", ["plain", "no certificate", "not verified"])
+@pytest.mark.parametrize("case", ["plain", "no certificate", "not verified", "not readable"])
 def test_without_a_verified_certificate_claims_are_only_removed(
     case: str, certificate: x509.Certificate
 ) -> None:
@@ -85,12 +85,22 @@ def test_without_a_verified_certificate_claims_are_only_removed(
         "plain": None,
         "no certificate": SslDigest("TLS_AES_128_GCM_SHA256", "TLSv1.3"),
         "not verified": _digest(certificate, verified=False),
+        "not readable": SslDigest("TLS_AES_128_GCM_SHA256", "TLSv1.3", verified=True),
     }[case]
     request = _forged()
 
     forward_client_certificate(request, tls, x_forwarded_client_cert=True)
 
     assert dict(request) == {"Client-Certainty": "stays"}
+
+
+def test_a_request_without_claims_only_gains(certificate: x509.Certificate) -> None:
+    """The usual case."""
+    request = RequestHeader("GET", "/", headers=[("Accept", "*/*")])
+
+    forward_client_certificate(request, _digest(certificate))
+
+    assert set(dict(request)) == {"Accept", "Client-Cert"}
 
 
 class _Client:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ from pingora_core.connectors.transport import TransportConnector
 from pingora_core.protocols.tls.client_hello import MAX_CLIENT_HELLO
 from pingora_core.protocols.tls.hello_reader import read_client_hello
 from pingora_core.runtime import timers
+from pingora_core.runtime.log_limit import LogLimit
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class TcpProxy(ServerApp):
     ) -> None:
         self.connector = TransportConnector() if connector is None else connector
         self.options = TcpProxyOptions() if options is None else options
+        self._log_limit = LogLimit()
 
     # ---------------------------------------------------------------- to be overridden
 
@@ -135,7 +138,8 @@ class TcpProxy(ServerApp):
     def on_end(self, record: TunnelRecord) -> None:
         """Be told that a connection has ended; logs failures unless overridden.
 
-        Called exactly once for each connection, whatever happened to it.
+        Called exactly once for each connection, whatever happened to it. What clients do wrong
+        is logged at a limited rate.
 
         Args:
             record: What became of it.
@@ -143,14 +147,20 @@ class TcpProxy(ServerApp):
         error = record.error
         if error is None:
             return
+        suppressed: int | None = 0
+        if error.esource is ErrorSource.DOWNSTREAM:
+            suppressed = self._log_limit.admit(time.monotonic())
+            if suppressed is None:
+                return
         is_fault = error.root_etype is ErrorType.INTERNAL_ERROR
         _logger.warning(
-            "connection from %s to %s ended after %d bytes from and %d bytes to the client: %s",
+            "connection from %s to %s ended after %d bytes from and %d bytes to the client: %s%s",
             _client(record.stream),
             "nowhere" if record.peer is None else record.peer,
             record.from_client,
             record.from_upstream,
             error,
+            f" (and {suppressed} more that were not logged)" if suppressed else "",
             exc_info=error.root_cause if is_fault else None,
         )
 
@@ -180,9 +190,8 @@ class TcpProxy(ServerApp):
             record.error = error
             stream.abort()
         except asyncio.CancelledError:
-            if record.error is None:
-                msg = "the server gave the connection up"
-                record.error = Error.internal(ErrorType.CONNECTION_CLOSED, msg)
+            msg = "the server gave the connection up"
+            record.error = record.error or Error.internal(ErrorType.CONNECTION_CLOSED, msg)
             raise
         except Exception as error:  # noqa: BLE001 - an application may raise anything
             record.error = Error.internal(ErrorType.INTERNAL_ERROR, cause=error)

@@ -47,7 +47,7 @@ class SslDigest:
         resumed: Whether an earlier session was resumed.
         verified: Whether the peer presented a certificate, and its chain was verified.
         certificate: Facts of the peer's certificate, or what reads them; None without one.
-        ja4: Fingerprint of the ClientHello.
+        ja4: Fingerprint of the ClientHello, or what makes it; None without one.
 
     Attributes:
         cipher: Name of the cipher suite.
@@ -60,17 +60,16 @@ class SslDigest:
             presented back then.
         verified: Whether the peer presented a certificate, and its chain was verified. Whether
             it is for the right name is for whoever accepted the connection to check.
-        ja4: Fingerprint of the ClientHello (JA4); None on the client's side.
         extension: What a handshake callback left here for the layers above.
     """
 
     __slots__ = (
         "_certificate",
+        "_ja4",
         "alpn",
         "cipher",
         "extension",
         "group",
-        "ja4",
         "resumed",
         "sni",
         "verified",
@@ -88,7 +87,7 @@ class SslDigest:
         resumed: bool = False,
         verified: bool = False,
         certificate: CertificateFacts | Callable[[], CertificateFacts] | None = None,
-        ja4: str | None = None,
+        ja4: str | Callable[[], str | None] | None = None,
     ) -> None:
         self.cipher = cipher
         self.version = version
@@ -97,9 +96,22 @@ class SslDigest:
         self.group = group
         self.resumed = resumed
         self.verified = verified
-        self.ja4 = ja4
+        self._ja4 = ja4
         self.extension: object | None = None
         self._certificate = certificate
+
+    @property
+    def ja4(self) -> str | None:
+        """Fingerprint of the ClientHello (JA4); None on the client's side. Made when asked for."""
+        ja4 = self._ja4
+        if ja4 is None or isinstance(ja4, str):
+            return ja4
+        made = self._ja4 = ja4()
+        return made
+
+    @ja4.setter
+    def ja4(self, ja4: str | Callable[[], str | None] | None) -> None:
+        self._ja4 = ja4
 
     @property
     def certificate(self) -> CertificateFacts | None:

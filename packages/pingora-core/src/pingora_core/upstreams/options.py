@@ -63,12 +63,15 @@ class PeerOptions:
         tcp_keepalive: Probing of idle TCP connections; None leaves it off.
         tcp_recv_buf: Receive buffer of the socket (SO_RCVBUF), bytes; None for the system's.
         dscp: Differentiated services code point of what is sent, 0 to 63.
-        h2_ping_interval: Time between HTTP/2 keep-alive PINGs, seconds; None sends none.
+        h2_ping_interval: Time between HTTP/2 keep-alive PINGs, seconds; None sends none. A
+            connection on which one is not answered within 5 s is closed.
         max_h2_streams: Most concurrent requests on one HTTP/2 connection. Pingora's default
             is 1.
-        h2_stream_window_size: HTTP/2 flow-control window of a stream, bytes; None for 8 MiB.
-        h2_connection_window_size: HTTP/2 flow-control window of the connection, bytes; None
-            for 8 MiB.
+        h2_stream_window_size: How much of a response may lie unread on one HTTP/2 stream, bytes;
+            None for 1 MiB. Pingora's default is 8 MiB.
+        h2_connection_window_size: The same for a whole HTTP/2 connection, bytes, not less than
+            65,535; None for as much as all its streams together, up to 16 MiB, so that a
+            response which nobody reads stalls no other.
         allow_h1_response_invalid_content_length: Whether a response whose Content-Length is
             malformed is read until the connection closes, instead of refused.
         extra_proxy_headers: Fields added to the CONNECT request to a proxy.

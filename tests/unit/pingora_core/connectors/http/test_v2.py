@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from h2.settings import SettingCodes
 
 from pingora_core.connectors import ConnectorOptions
 from pingora_core.protocols.http.v2.client import HttpSession
-from pingora_core.protocols.http.v2.options import EngineName
 from pingora_core.upstreams import HttpPeer
 from pingora_error import Error, ErrorSource, ErrorType
-from tests.support.h2_library_origin import LibraryOrigin, LibraryStream
+from tests.support.h2_library_origin import LibraryOrigin
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.protocols.http.v2.client_rig import (
     answer_of,
     ask,
+    connection_of,
     connector,
     h2c_peer,
     request,
     session_to,
     submit,
 )
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.http.v2.options import EngineName
+    from tests.support.h2_library_origin import LibraryStream
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -98,12 +104,12 @@ async def test_the_upstream_limits_the_streams(engine: EngineName) -> None:
         sessions = [await session_to(upstreams, peer) for _ in range(2)]
         assert upstreams.reused_http_session(peer) is None
         origin.connections[0].change({SettingCodes.MAX_CONCURRENT_STREAMS: 3})
-        await eventually(lambda: sessions[0].stream.carrier.peer_max_concurrent_streams == 3)
+        await eventually(lambda: connection_of(sessions[0]).peer_max_concurrent_streams == 3)
         third = upstreams.reused_http_session(peer)
         assert third is not None
         assert upstreams.reused_http_session(peer) is None
         origin.connections[0].change({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
-        await eventually(lambda: sessions[0].stream.carrier.peer_max_concurrent_streams == 1)
+        await eventually(lambda: connection_of(sessions[0]).peer_max_concurrent_streams == 1)
         upstreams.release_http_session(third, peer)
         upstreams.release_http_session(sessions[1], peer)
         assert upstreams.reused_http_session(peer) is None
@@ -132,7 +138,7 @@ async def test_an_idle_connection_that_comes_to_allow_nothing(engine: EngineName
     async with LibraryOrigin() as origin, connector(engine) as upstreams:
         peer = h2c_peer(origin.address)
         session = await session_to(upstreams, peer)
-        connection = session.stream.carrier
+        connection = connection_of(session)
         submit(session, request())
         await answer_of(session)
         upstreams.release_http_session(session, peer)
@@ -169,7 +175,8 @@ async def test_peers_do_not_share(engine: EngineName) -> None:
         session = await session_to(upstreams, peer)
         assert upstreams.reused_http_session(other) is None
         same = upstreams.reused_http_session(h2c_peer(origin.address))
-        assert same is not None and same.id == session.id
+        assert same is not None
+        assert same.id == session.id
         upstreams.release_http_session(session, peer)
         upstreams.release_http_session(same, peer)
 

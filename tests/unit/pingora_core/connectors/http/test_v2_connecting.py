@@ -26,9 +26,11 @@ from tests.unit.pingora_core.protocols.http.v2.client_rig import (
 if TYPE_CHECKING:
     from pingora_core.connectors.http import Connector
     from pingora_core.protocols.http.client import ClientSession
+    from pingora_core.protocols.http.v2._client_connection import ClientConnection
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.tls import CaBundle
     from pingora_core.upstreams import PeerAddress
+    from pingora_core.upstreams.peer import ReuseKey
     from tests.support.certificates import IssuedCertificate
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -174,15 +176,23 @@ async def test_a_request_that_comes_while_the_connect_is_given_up() -> None:
         assert first.cancelled()
 
 
-async def test_cancelled_at_the_moment_of_success() -> None:
+async def test_cancelled_at_the_moment_of_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that was handed to a cancelled request is free again."""
     async with LibraryOrigin() as origin, connector() as upstreams:
         peer = h2c_peer(origin.address)
         task = asyncio.create_task(upstreams.new_http_session(peer))
-        await asyncio.sleep(0)
-        (pending,) = upstreams.http2._pending.values()
-        (waiter,) = pending.waiters
-        waiter.add_done_callback(lambda _: task.cancel())
+        pool = upstreams.http2.pool
+        add = pool.add
+
+        def add_and_cancel(
+            key: ReuseKey, connection: ClientConnection, idle_timeout: float | None
+        ) -> None:
+            add(key, connection, idle_timeout)
+            # The place was handed out in this very turn of the loop.
+            assert connection.in_use == 1
+            task.cancel()
+
+        monkeypatch.setattr(pool, "add", add_and_cancel)
         await asyncio.wait((task,))
         assert task.cancelled()
         assert upstreams.http2.pool.idle_count == 1
@@ -270,21 +280,22 @@ async def test_a_peer_that_chooses_http1(
 async def test_http1_connections_that_nobody_wants_any_more(
     server_certificate: IssuedCertificate, ca: CaBundle
 ) -> None:
-    """One that comes too late for its request waits in the pool for the next."""
+    """One that comes when its request has been served or is gone waits for the next."""
     context = server_certificate.server_context(alpn=("http/1.1",))
     async with plain_origin(tls=context) as origin, connector() as upstreams:
         options = PeerOptions(ca=ca, alpn=ALPN.H2H1)
         peer = HttpPeer(origin.address, tls=True, sni="openrusty.org", options=options)
-        made = await upstreams.new_http_session(peer)
-        release(upstreams, peer, made)
-
-        task = asyncio.create_task(upstreams.new_http_session(peer))
+        # Not given back: the next two have to connect, and it is known that each needs its own.
+        kept = await upstreams.new_http_session(peer)
+        tasks = [asyncio.create_task(upstreams.new_http_session(peer)) for _ in range(2)]
         await asyncio.sleep(0)
         (pending,) = upstreams.http2._pending.values()
-        (waiter,) = pending.waiters
-        waiter.cancel()
-        await asyncio.wait((task,))
+        assert len(pending.tasks) == 2
+        tasks[0].cancel()
+        served = await tasks[1]
         await eventually(lambda: upstreams.transport.idle_count == 1)
+        await eventually(lambda: origin.connections == 3)
+        release(upstreams, peer, kept, served)
 
 
 async def test_answers_after_waiting_together() -> None:

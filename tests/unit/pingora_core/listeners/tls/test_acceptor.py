@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from OpenSSL import SSL
 
-from pingora_core.listeners.tls import TlsSettings, TlsVersion
+from pingora_core.listeners.tls import TlsAcceptor, TlsSettings, TlsVersion
+from pingora_core.listeners.tls.acceptor import _fingerprint
 from pingora_core.protocols.address import InetAddress
 from pingora_core.protocols.tls import ALPN, CustomALPN
 from pingora_error import Error, ErrorType
@@ -21,8 +22,11 @@ from tests.unit.pingora_core.listeners.tls.rig import (
     connect_pyopenssl,
     listening,
 )
+from tests.unit.pingora_core.protocols.tls.rig import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.certificates import CertificateAuthority, IssuedCertificate
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -113,15 +117,71 @@ async def test_the_ja4_fingerprint_is_told(
         assert first.ja4 == second.ja4
 
 
+def two_records(hello: bytes) -> list[bytes]:
+    half = len(hello) // 2
+    parts = (hello[5:half], hello[half:])
+    return [b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts]
+
+
+async def shake_hands_in_pieces(port: int, cut: Callable[[bytes], list[bytes]]) -> None:
+    """Send a ClientHello piece by piece, finish the handshake, and have a byte echoed."""
+    connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+    connection.set_connect_state()
+    connection.set_tlsext_host_name(b"A.example")
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for piece in cut(connection.bio_read(65536)):
+        writer.write(piece)
+        await asyncio.sleep(0.01)
+    done = False
+    while not done:
+        connection.bio_write(await reader.read(65536))
+        with contextlib.suppress(SSL.WantReadError):
+            connection.do_handshake()
+            done = True
+    connection.send(b"x")
+    writer.write(connection.bio_read(65536))
+    received = b""
+    while not received:
+        connection.bio_write(await reader.read(65536))
+        with contextlib.suppress(SSL.WantReadError):
+            received = connection.recv(1)
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_hello_that_comes_in_pieces_is_understood(settings: TlsSettings) -> None:
+    """Whole, in several segments, or in several records: the facts are the same."""
+    cuts: list[Callable[[bytes], list[bytes]]] = [
+        lambda hello: [hello],
+        lambda hello: [hello[:3], hello[3:7], hello[7:100], hello[100:]],
+        two_records,
+        lambda hello: [b"".join(two_records(hello))],
+    ]
+    async with listening(settings) as listener:
+        for cut in cuts:
+            await shake_hands_in_pieces(listener.port, cut)
+
+        facts = {(tls.sni, tls.ja4, tls.group) for tls in listener.all_tls if tls is not None}
+        assert len(listener.all_tls) == len(cuts)
+    ((sni, ja4, group),) = facts
+    assert (sni, group) == ("a.example", "X25519MLKEM768")
+    assert ja4 is not None
+
+
 async def test_ja4_can_be_switched_off(
     authority: CertificateAuthority, settings: TlsSettings
 ) -> None:
     """Without it the digest has none."""
     settings.ja4 = False
-    async with listening(settings) as listener:
-        await ask(listener.port, client_context(authority))
+    for alpn in (ALPN.H1, ALPN.H2):
+        settings.set_alpn(alpn)
+        async with listening(settings) as listener:
+            await ask(listener.port, client_context(authority))
 
-        assert listener.tls.ja4 is None
+            assert listener.tls.ja4 is None
+            assert listener.tls.sni == "a.example"
 
 
 @pytest.mark.parametrize(
@@ -349,14 +409,61 @@ async def test_the_digest_knows_the_client(
         assert isinstance(below.peer_addr, InetAddress)
 
 
+@pytest.mark.parametrize("start", [b"", b"\x16\x03\x01\x02\x00\x01"])
 async def test_a_lost_connection_during_the_handshake_is_an_error(
-    settings: TlsSettings, caplog: pytest.LogCaptureFixture
+    settings: TlsSettings, caplog: pytest.LogCaptureFixture, start: bytes
 ) -> None:
-    """A client that leaves in the middle of its hello leaves nothing behind."""
+    """A client that leaves before its hello is complete leaves nothing behind."""
     async with listening(settings) as listener:
         _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-        writer.write(b"\x16\x03\x01\x02\x00\x01")
+        writer.write(start)
         writer.close()
         await writer.wait_closed()
         await eventually(lambda: ErrorType.CONNECTION_CLOSED.value in caplog.text)
         await eventually(lambda: listener.serving.connections == 0)
+
+
+async def test_nobody_left_to_answer_is_no_other_error(settings: TlsSettings) -> None:
+    """A client that is gone when it should be told why gets the same error in the log."""
+    wire = Wire()
+    wire.deliver(b"GET / HTTP/1.1\r\n\r\n")
+    wire.end(reset=True)
+
+    with pytest.raises(Error) as caught:
+        await TlsAcceptor(settings).accept(wire)
+
+    assert caught.value.etype is ErrorType.HANDSHAKE_ERROR
+    assert not wire.sent
+
+
+async def test_a_name_that_is_none_is_not_told(settings: TlsSettings) -> None:
+    """What goes into logs and filters is a host name, or nothing."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    async with listening(settings) as listener:
+        for name in ("a b.example", "a\r\nb"):
+            async with connect_pyopenssl(listener.port, context, name) as client:
+                client.write(b"x")
+                assert await client.read(5.0) == b"x"
+
+        assert [tls is not None and tls.sni for tls in listener.all_tls] == [None, None]
+        assert listener.tls.ja4 is not None
+
+
+def test_a_hello_that_only_openssl_understands_has_no_fingerprint() -> None:
+    """It is strict here; the connection is served all the same."""
+    assert _fingerprint(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00") is None
+
+
+async def test_the_clients_order_counts_if_wanted(
+    authority: CertificateAuthority, settings: TlsSettings
+) -> None:
+    """Mozilla would have it so; a scanner may complain."""
+    context = client_context(authority, maximum=ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256")
+    seen: list[str] = []
+    for prefer in (True, False):
+        settings.prefer_server_ciphers = prefer
+        async with listening(settings) as listener:
+            seen.append((await ask(listener.port, context)).cipher)
+
+    assert seen == ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"]

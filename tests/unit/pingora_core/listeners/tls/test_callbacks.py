@@ -228,6 +228,43 @@ async def test_it_may_ask_for_a_client_certificate(authority: CertificateAuthori
             await ask(listener.port, client_context(authority), "admin.example")
 
 
+async def test_a_certificate_that_openssl_refuses_is_our_fault(
+    authority: CertificateAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is not left guessing, and the log tells the reason."""
+    weak = pair_of(authority.issue("a.example"))
+    settings = TlsSettings(callbacks=Deciding(lambda _: weak))
+    settings.ciphers = (*settings.ciphers, "@SECLEVEL=5")
+    async with listening(settings) as listener:
+        with pytest.raises(Error, match="internal error"):
+            async with connect_pyopenssl(
+                listener.port, SSL.Context(SSL.TLS_CLIENT_METHOD), "a.example"
+            ):
+                pass
+        await eventually(lambda: listener.serving.connections == 0)
+    assert "OpenSSL refuses" in caplog.text
+
+
+async def test_the_defaults_decide_nothing(authority: CertificateAuthority) -> None:
+    """So that an override may fall back on them."""
+
+    class Hesitant(TlsAccept):
+        async def certificate_callback(
+            self, hello: ClientHello, handshake: PendingHandshake
+        ) -> CertKey | TlsAlert | None:
+            return await super().certificate_callback(hello, handshake)
+
+        async def handshake_complete_callback(self, stream: TlsStream) -> object | None:
+            return await super().handshake_complete_callback(stream)
+
+    issued = authority.issue("a.example")
+    settings = TlsSettings.intermediate(issued.chain_path, issued.key_path)
+    settings.callbacks = Hesitant()
+    async with listening(settings) as listener:
+        assert (await ask(listener.port, client_context(authority))).serial == issued.serial
+        assert listener.tls.extension is None
+
+
 class LookingBack(TlsAccept):
     """Leaves something for the layers above."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from pingora_core.listeners.tls import CertificateStore
@@ -206,6 +207,21 @@ def test_the_client_gets_a_key_that_it_can_verify(authority: CertificateAuthorit
 
     store.remove(new)
     assert store.find("a.example", both) is old
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (ed25519.Ed25519PrivateKey.generate(), KeyKind.ED25519),
+        (ed448.Ed448PrivateKey.generate(), KeyKind.ED448),
+    ],
+)
+def test_other_kinds_of_keys_are_known(
+    key: ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey, kind: KeyKind
+) -> None:
+    """And come before RSA."""
+    assert KeyKind.of(key) is kind
+    assert KeyKind.EC.preference < kind.preference < KeyKind.RSA.preference
 
 
 def test_files_that_cannot_be_used_are_named(

@@ -91,6 +91,13 @@ async def test_a_certificate_that_was_covered_comes_back(
     (back,) = store
     assert back.cert_key.leaf == old.certificate
 
+    put(tmp_path, "new", new)
+    await reload_now([store], force=False)
+    (tmp_path / "old.key").unlink()
+    await reload_now([store], force=False)
+    (last,) = store
+    assert last.cert_key.leaf == new.certificate
+
 
 async def test_a_directory_that_disappears_keeps_what_it_held(
     authority: CertificateAuthority, tmp_path: Path

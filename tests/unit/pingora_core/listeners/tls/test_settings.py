@@ -107,6 +107,24 @@ def test_versions_and_lists_must_make_sense(settings: TlsSettings) -> None:
     settings.use_profile(MODERN)
     settings.ciphers = ()
     TlsAcceptor(settings)
+    settings.use_profile(INTERMEDIATE)
+    settings.max_version, settings.ciphersuites = TlsVersion.TLS_1_2, ()
+    TlsAcceptor(settings)
+
+
+def test_ciphers_that_cancel_each_other_out_are_refused(settings: TlsSettings) -> None:
+    """Each of them is known, and nothing is left."""
+    settings.ciphers = ("ECDHE+AESGCM", "!ALL")
+
+    assert "OpenSSL refuses the ciphers: no cipher match" in problem_of(settings)
+
+
+def test_groups_that_do_not_go_together_are_refused(settings: TlsSettings) -> None:
+    """Each of them is known."""
+    # An asterisk asks for a key share at once, of which OpenSSL allows four.
+    settings.groups = ("*X25519MLKEM768", "*X25519", "*P-256", "*P-384", "*P-521", "*X448")
+
+    assert "does not accept the groups" in problem_of(settings)
 
 
 def test_nobody_to_ask_for_a_certificate_is_a_mistake() -> None:

@@ -10,6 +10,7 @@ ended in order before the error goes up and the caller drops it.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pingora_core.listeners.tls._openssl import verify_failure
@@ -17,10 +18,15 @@ from pingora_core.listeners.tls.callbacks import PendingHandshake, TlsAccept, Tl
 from pingora_core.listeners.tls.reload import keep_fresh, reload_now
 from pingora_core.listeners.tls.validation import make_contexts
 from pingora_core.protocols.tls.alpn import ALPN
-from pingora_core.protocols.tls.client_hello import fatal_alert, looks_like_http
+from pingora_core.protocols.tls.client_hello import (
+    fatal_alert,
+    looks_like_http,
+    parse_client_hello,
+)
 from pingora_core.protocols.tls.hello_reader import read_client_hello
 from pingora_core.protocols.tls.ja4 import ja4
 from pingora_core.protocols.tls.stream import TlsStream
+from pingora_core.protocols.tls.verify import normalize_host_name
 from pingora_core.runtime import timers
 from pingora_error import Error, ErrorSource, ErrorType
 
@@ -115,18 +121,43 @@ class TlsAcceptor:
 
     async def _accept(self, stream: Stream) -> TlsStream:
         settings = self._settings
-        try:
-            hello = await read_client_hello(stream)
-        except Error as error:
-            if error.etype is ErrorType.HANDSHAKE_ERROR:
-                await _answer_no_hello(stream)
-            raise
         pending = PendingHandshake(stream.digest, settings.alpn, settings.client_auth)
-        certificate = await self._choose(stream, hello, pending)
-        if pending.alpn is ALPN.H2 and hello.alpn_protocols and b"h2" not in hello.alpn_protocols:
-            why = f"it offers {hello.alpn_protocols!r} and only HTTP/2 is spoken"
-            raise await _refuse(stream, TlsAlert.NO_APPLICATION_PROTOCOL, why)
-        connection = self._contexts.connection(certificate, pending.alpn, pending.client_auth)
+        certificates = settings.certificates
+        certificate: ServerCertificate | CertKey
+        hello: ClientHello | None = None
+        start = b""
+        if not self._decides and pending.alpn is not ALPN.H2 and not certificates.is_choosing:
+            # Nothing depends on what the client wants: no need to read it twice.
+            start = await _look_at_hello(stream)
+        if start and certificates.default is not None:
+            certificate = certificates.default
+        else:
+            hello = await _read_hello(stream)
+            certificate = await self._choose(stream, hello, pending)
+        tls = await self._shake_hands(stream, certificate, pending)
+        digest = stream.digest.ssl_digest
+        assert digest is not None
+        if hello is not None:
+            digest.sni = hello.server_name
+            if settings.ja4:
+                digest.ja4 = ja4(hello)
+        else:
+            digest.sni = _normalize(digest.sni)
+            if settings.ja4:
+                digest.ja4 = partial(_fingerprint, start)
+        if self._looks_back:
+            digest.extension = await self._complete(tls)
+        return tls
+
+    async def _shake_hands(
+        self, stream: Stream, certificate: ServerCertificate | CertKey, pending: PendingHandshake
+    ) -> TlsStream:
+        try:
+            connection = self._contexts.connection(certificate, pending.alpn, pending.client_auth)
+        except Error:
+            # A certificate of the callback, or one renewed under stricter settings than usual.
+            await _say(stream, TlsAlert.INTERNAL_ERROR)
+            raise
         tls = TlsStream(stream, connection)
         try:
             await tls.handshake()
@@ -135,13 +166,6 @@ class TlsAcceptor:
             reason = verify_failure(connection)
             context = f"client certificate: {reason}" if reason else ""
             raise Error.down(error.etype, context, cause=error) from error
-        digest = stream.digest.ssl_digest
-        assert digest is not None
-        digest.sni = hello.server_name
-        if settings.ja4:
-            digest.ja4 = ja4(hello)
-        if self._looks_back:
-            digest.extension = await self._complete(tls)
         return tls
 
     # -------------------------------------------------------------- callbacks
@@ -162,12 +186,12 @@ class TlsAcceptor:
         Raises:
             Error: If the client was refused.
         """
-        if self._decides:
-            decision = await self._ask(stream, hello, pending)
-            if isinstance(decision, TlsAlert):
-                raise await _refuse(stream, decision, "the certificate callback says no")
-            if decision is not None:
-                return decision
+        chosen = await self._ask(stream, hello, pending) if self._decides else None
+        if pending.alpn is ALPN.H2 and hello.alpn_protocols and b"h2" not in hello.alpn_protocols:
+            why = f"it offers {hello.alpn_protocols!r} and only HTTP/2 is spoken"
+            raise await _refuse(stream, TlsAlert.NO_APPLICATION_PROTOCOL, why)
+        if chosen is not None:
+            return chosen
         found = self._settings.certificates.find(hello.server_name, hello)
         if found is not None:
             return found
@@ -178,11 +202,11 @@ class TlsAcceptor:
 
     async def _ask(
         self, stream: Stream, hello: ClientHello, pending: PendingHandshake
-    ) -> CertKey | TlsAlert | None:
+    ) -> CertKey | None:
         callbacks = self._settings.callbacks
         assert callbacks is not None
         try:
-            return await callbacks.certificate_callback(hello, pending)
+            decision = await callbacks.certificate_callback(hello, pending)
         except Error as error:
             ours = error.esource in {ErrorSource.INTERNAL, ErrorSource.UPSTREAM}
             await _say(stream, TlsAlert.INTERNAL_ERROR if ours else TlsAlert.ACCESS_DENIED)
@@ -191,6 +215,9 @@ class TlsAcceptor:
             await _say(stream, TlsAlert.INTERNAL_ERROR)
             msg = "the TLS certificate callback failed"
             raise Error.internal(ErrorType.HANDSHAKE_ERROR, msg, cause=error) from error
+        if isinstance(decision, TlsAlert):
+            raise await _refuse(stream, decision, "the certificate callback says no")
+        return decision
 
     async def _complete(self, tls: TlsStream) -> object | None:
         callbacks = self._settings.callbacks
@@ -207,6 +234,49 @@ class TlsAcceptor:
             # Nobody else knows of the TLS stream, which holds on to the one below.
             tls.abort()
             raise
+
+
+async def _look_at_hello(stream: Stream) -> bytes:
+    """Wait for the first bytes of a connection.
+
+    Returns:
+        The ClientHello with its record header, if it has come in one piece and one record; empty
+        if somebody has to look closer.
+    """
+    if not stream.buffered and not await stream.fill():
+        return b""
+    data = stream.take()
+    stream.unread(data)
+    if data[0] != _HANDSHAKE_RECORD or len(data) < 9:
+        return b""
+    size = 5 + int.from_bytes(data[3:5], "big")
+    is_whole = data[5] == 1 and 9 + int.from_bytes(data[6:9], "big") == size <= len(data)
+    return data[:size] if is_whole else b""
+
+
+async def _read_hello(stream: Stream) -> ClientHello:
+    try:
+        return await read_client_hello(stream)
+    except Error as error:
+        if error.etype is ErrorType.HANDSHAKE_ERROR:
+            await _answer_no_hello(stream)
+        raise
+
+
+def _fingerprint(start: bytes) -> str | None:
+    try:
+        hello = parse_client_hello(start)
+    except Error:
+        # OpenSSL is satisfied with less.
+        return None
+    return None if hello is None else ja4(hello)
+
+
+def _normalize(sni: str | None) -> str | None:
+    try:
+        return None if sni is None else normalize_host_name(sni)
+    except ValueError:
+        return None
 
 
 async def _answer_no_hello(stream: Stream) -> None:

@@ -200,7 +200,7 @@ def _set_algorithms(context: SSL.Context, settings: TlsSettings) -> None:
         msg = f"OpenSSL refuses the ciphers: {reason_of(error)}"
         raise Error(TLS_CONFIG_ERROR, msg, source=ErrorSource.INTERNAL, cause=error) from error
     if not set_groups(context, ":".join(settings.groups)):
-        msg = f"OpenSSL does not know all of the groups {settings.groups}"
+        msg = f"OpenSSL does not accept the groups {settings.groups}"
         raise Error(TLS_CONFIG_ERROR, msg, source=ErrorSource.INTERNAL)
 
 

@@ -6,9 +6,9 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from pingora_core.connectors import ConnectorOptions
 from pingora_core.connectors.http import Connector
 from pingora_core.protocols.http.task import BodyTask, HeaderTask, TrailerTask, UpgradedBodyTask
+from pingora_core.protocols.http.v2._client_connection import ClientConnection
 from pingora_core.protocols.http.v2.client import HttpSession
 from pingora_core.protocols.tls.alpn import ALPN
 from pingora_core.upstreams import HttpPeer, PeerOptions
@@ -18,6 +18,7 @@ from pingora_http import RequestHeader
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pingora_core.connectors import ConnectorOptions
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.v2.options import EngineName
     from pingora_http import HeaderMap, ResponseHeader
@@ -26,6 +27,7 @@ __all__ = [
     "Answer",
     "answer_of",
     "ask",
+    "connection_of",
     "connector",
     "error_of",
     "h2c_peer",
@@ -84,6 +86,13 @@ def request(
 ) -> RequestHeader:
     """A head as the proxy makes it."""
     return RequestHeader(method, target, headers=[("Host", host), *fields])
+
+
+def connection_of(session: HttpSession) -> ClientConnection:
+    """The connection below a session."""
+    carrier = session.stream.carrier
+    assert isinstance(carrier, ClientConnection)
+    return carrier
 
 
 async def session_to(upstreams: Connector, peer: HttpPeer) -> HttpSession:

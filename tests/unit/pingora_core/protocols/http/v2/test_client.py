@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pingora_core.protocols.http.task import BodyTask, HeaderTask
 from pingora_core.protocols.http.v2.client import HttpSession
-from pingora_core.protocols.http.v2.options import EngineName
 from pingora_error import PREMATURE_BODY_END, Error, ErrorSource, ErrorType, RetryType
 from pingora_http import HeaderMap, RequestHeader, Version
-from tests.support.h2_library_origin import LibraryOrigin, LibraryStream
+from tests.support.h2_library_origin import LibraryOrigin
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.protocols.http.v2.client_rig import (
     answer_of,
@@ -23,6 +23,10 @@ from tests.unit.pingora_core.protocols.http.v2.client_rig import (
     session_to,
     submit,
 )
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.http.v2.options import EngineName
+    from tests.support.h2_library_origin import LibraryStream
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -50,11 +54,14 @@ async def test_an_exchange(engine: EngineName) -> None:
 
         assert (answer.status, answer.body, answer.ended_with_head) == (200, b"", True)
         assert (before, session.request_sent) == (False, True)
-        assert answer.header is not None and answer.header.version is Version.HTTP_20
+        assert answer.header is not None
+        assert answer.header.version is Version.HTTP_20
         assert session.version is Version.HTTP_20
         assert session.response_header is answer.header
-        assert session.response_done and not session.can_reuse
-        assert session.id >= 0 and session.digest.socket_digest is not None
+        assert session.response_done
+        assert not session.can_reuse
+        assert session.id >= 0
+        assert session.digest.socket_digest is not None
         (seen,) = origin.requests
         assert seen.fields == [
             (b":method", b"GET"),
@@ -108,9 +115,11 @@ async def test_pieces_come_as_they_arrive(engine: EngineName) -> None:
         session = await session_to(upstreams, peer)
         session.send_request_header(request("POST", "/", ("Content-Length", "1")))
         head = await session.read_task()
-        assert isinstance(head, HeaderTask) and not head.end
+        assert isinstance(head, HeaderTask)
+        assert not head.end
         piece = await session.read_task()
-        assert isinstance(piece, BodyTask) and (piece.data, piece.end) == (b"one", False)
+        assert isinstance(piece, BodyTask)
+        assert (piece.data, piece.end) == (b"one", False)
         assert session.next_task() is None
         session.send_request_body(b"!")
         session.finish_request_body()
@@ -429,7 +438,7 @@ async def test_shutdown_resets_this_stream_only(engine: EngineName) -> None:
         await stream.data(b"begin")
         if stream[b":path"] == b"/other":
             while origin.requests[0].reset_code is None:
-                await asyncio.sleep(0.001)
+                await origin.requests[0].wait()
             await stream.data(b" end", end=True)
         else:
             await stream.wait()
@@ -445,7 +454,8 @@ async def test_shutdown_resets_this_stream_only(engine: EngineName) -> None:
         answer = await answer_of(other)
         assert answer.body == b"begin end"
         assert origin.requests[0].reset_code == 8
-        assert isinstance(other, HttpSession) and other.response_done
+        assert isinstance(other, HttpSession)
+        assert other.response_done
         for session in (given_up, other):
             upstreams.release_http_session(session, peer)
         assert len(origin.connections) == 1

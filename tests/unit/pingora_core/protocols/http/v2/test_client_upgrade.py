@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pingora_core.protocols.http.task import HeaderTask, UpgradedBodyTask
-from pingora_core.protocols.http.v2.options import EngineName
 from pingora_error import Error, ErrorType, RetryType
 from pingora_http import RequestHeader
-from tests.support.h2_library_origin import LibraryOrigin, LibraryStream
+from tests.support.h2_library_origin import LibraryOrigin
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.protocols.http.v2.client_rig import (
     answer_of,
@@ -20,6 +21,10 @@ from tests.unit.pingora_core.protocols.http.v2.client_rig import (
     session_to,
     submit,
 )
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.http.v2.options import EngineName
+    from tests.support.h2_library_origin import LibraryStream
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -70,7 +75,8 @@ async def test_websocket(engine: EngineName) -> None:
         session = await session_to(upstreams, peer)
         submit(session, websocket())
         task = await session.read_task()
-        assert isinstance(task, HeaderTask) and not task.end
+        assert isinstance(task, HeaderTask)
+        assert not task.end
         head = task.header
         assert head.status == 101
         assert head.get("upgrade") == "websocket"
@@ -81,7 +87,8 @@ async def test_websocket(engine: EngineName) -> None:
 
         session.send_upgraded(b"hello")
         piece = await session.read_task()
-        assert isinstance(piece, UpgradedBodyTask) and piece.data == b"HELLO"
+        assert isinstance(piece, UpgradedBodyTask)
+        assert piece.data == b"HELLO"
         assert session.finish_upgraded()
         assert (await answer_of(session)).body == b""
         assert session.response_done
@@ -95,7 +102,8 @@ async def test_websocket(engine: EngineName) -> None:
             (b":authority", b"example.com"),
             (b":path", b"/chat"),
         ]
-        assert seen[b"upgrade"] is None and seen[b"connection"] is None
+        assert seen[b"upgrade"] is None
+        assert seen[b"connection"] is None
         assert seen[b"sec-websocket-key"] is None
         assert seen[b"sec-websocket-version"] == b"13"
         assert seen.reset_code is None
@@ -151,7 +159,8 @@ async def test_connect(engine: EngineName) -> None:
         header = RequestHeader("CONNECT", "example.com:443", headers=[("Host", "example.com:443")])
         submit(session, header)
         task = await session.read_task()
-        assert isinstance(task, HeaderTask) and task.header.status == 200
+        assert isinstance(task, HeaderTask)
+        assert task.header.status == 200
         session.send_upgraded(b"bytes")
         session.finish_upgraded()
         assert (await answer_of(session)).body == b"BYTES"

@@ -1,15 +1,25 @@
-"""Two judgements of the libraries about what a client receives, taken back.
+"""What the libraries do otherwise than RFC 9113 has it, put right.
+
+Of a client, what it receives:
 
 - An informational head that arrives on a stream which this side has reset is a connection error to
   them (h2 4.4, jh2 5.0). It is an everyday race: the stream is cancelled while a 103 is on its way.
 - A response whose Content-Length is not that of its content is a connection error to them, and so
   is a 304 that ends with an empty DATA frame, although its Content-Length is that of another
   response (RFC 9110 section 8.6). The session judges that, for its stream alone.
+
+Of either role, what it sends:
+
+- A frame that arrives on a stream which has been reset already is answered with another RST_STREAM
+  (h2 4.4, jh2 5.0). What is still on its way is to be ignored, and nothing may follow a RST_STREAM
+  (section 5.1).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pingora_core.protocols.http.v2._frames import RST_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +28,15 @@ if TYPE_CHECKING:
     from h2.connection import AllowedStreamIDs
     from h2.stream import H2Stream
 
-__all__ = ["mend_client_streams"]
+    class _Frame(Protocol):
+        type: int
+        stream_id: int
+
+
+__all__ = ["mend_client_streams", "mend_resets"]
+
+# Streams of a connection of which it is known that they were reset: the latest of them.
+_MAX_RESETS: Final = 512
 
 
 def mend_client_streams(engine: type, streams: ModuleType, exceptions: ModuleType) -> None:
@@ -53,3 +71,26 @@ def mend_client_streams(engine: type, streams: ModuleType, exceptions: ModuleTyp
         return stream
 
     engine._begin_new_stream = begin_new_stream  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def mend_resets(engine: type) -> None:
+    """Let a class of engines reset each stream once.
+
+    Args:
+        engine: A class of this package, derived from a library's.
+    """
+    original = engine._prepare_for_sending  # type: ignore[attr-defined]  # noqa: SLF001 - no other way
+
+    def prepare_for_sending(self: object, frames: Sequence[_Frame]) -> None:
+        if frames and frames[-1].type == RST_STREAM:
+            resets: dict[int, None] = self.__dict__.setdefault("reset_streams", {})
+            stream_id = frames[-1].stream_id
+            if stream_id in resets:
+                frames = frames[:-1]
+            else:
+                resets[stream_id] = None
+                if len(resets) > _MAX_RESETS:
+                    del resets[next(iter(resets))]
+        original(self, frames)
+
+    engine._prepare_for_sending = prepare_for_sending  # type: ignore[attr-defined]  # noqa: SLF001

@@ -28,6 +28,9 @@ _END_HEADERS: Final = 4
 _ACK: Final = 1
 _END_STREAM: Final = 1
 _PADDED: Final = 8
+_SMALL: Final = 1024
+# In one header block; a whole one of 64 KiB needs four.
+_MAX_CONTINUATIONS: Final = 32
 
 
 class ReceiveSide(SendSide):
@@ -35,6 +38,7 @@ class ReceiveSide(SendSide):
 
     _partial = b""
     _header_block = 0
+    _continuations = 0
     _awaits_preface = False
 
     def _readable(self) -> None:
@@ -137,27 +141,39 @@ class ReceiveSide(SendSide):
         flags = data[position + 4]
         if kind in {frames.CONTINUATION, frames.HEADERS}:
             if kind == frames.HEADERS:
-                self._header_block = 0
-            elif not length and not flags & _END_HEADERS:
-                self._count("empty")
+                self._header_block = self._continuations = 0
+            else:
+                self._continuations += 1
+                if self._continuations > _MAX_CONTINUATIONS:
+                    # However small they are: the library would take it for a mistake.
+                    self._flooded("continuation")
             self._header_block += length
             if self._header_block > self.options.max_header_block:
                 self._flooded("header block")
-        elif kind != frames.RST_STREAM and not (
-            kind in {frames.SETTINGS, frames.PING} and flags & _ACK
-        ):
+        elif kind in {frames.SETTINGS, frames.PING} and flags & _ACK:
+            if kind == frames.SETTINGS and length:
+                # RFC 9113 section 6.5; the library would call it a PROTOCOL_ERROR.
+                self._give_up(
+                    ErrorCode.FRAME_SIZE_ERROR, b"a SETTINGS acknowledgement with a payload"
+                )
+        elif kind != frames.RST_STREAM:
             self._count(_FLOOD_KINDS.get(kind, "unknown"))
         return False
 
     def _inspect_data(self, data: bytes, position: int, length: int) -> bool:
         flags = data[position + 4]
-        if not length and not flags & _END_STREAM:
-            self._count("empty")
-        stream = self.streams.get(int.from_bytes(data[position + 5 : position + 9], "big"))
-        if stream is None or stream.expected < 0 or stream.error is not None:
-            return False
         if flags & _PADDED and length:
             length -= 1 + data[position + 9]
+        if length <= 0 and not flags & _END_STREAM:
+            self._count("empty")
+        stream = self.streams.get(int.from_bytes(data[position + 5 : position + 9], "big"))
+        if stream is None:
+            # What was on its way when the stream was reset. Large frames cost the peer more.
+            if length < _SMALL:
+                self._count("closed")
+            return False
+        if stream.expected < 0 or stream.error is not None:
+            return False
         remaining = stream.expected - length
         stream.expected = max(0, remaining)
         return remaining < 0 or (remaining > 0 and bool(flags & _END_STREAM))

@@ -219,6 +219,9 @@ class Connection(ReceiveSide):
     def _violated(self, cause: Exception) -> None:
         # The library has its GOAWAY ready.
         error = Error(ErrorType.H2_ERROR, f"HTTP/2: {cause}", cause=cause)
+        if getattr(cause, "error_code", None) == ErrorCode.ENHANCE_YOUR_CALM:
+            floods = self.options.stats.floods
+            floods["header list"] = floods.get("header list", 0) + 1
         if logger.isEnabledFor(logging.INFO):
             logger.info("HTTP/2 connection ended: %s", error)
         try:

@@ -30,12 +30,14 @@ class FloodLimit:
 #: Kinds of frames and what is tolerated of each. ``reset``: streams that were given up before
 #: they were answered, by the client (rapid reset, CVE-2023-44487) or because of what it did to
 #: them (MadeYouReset, CVE-2025-8671). ``empty``: DATA without payload that ends nothing.
+#: ``closed``: DATA below 1 KiB on streams that have ended.
 #: ``window``: WINDOW_UPDATE beyond three for each DATA frame that was sent.
 DEFAULT_FLOOD_LIMITS: Final[dict[str, FloodLimit]] = {
     "reset": FloodLimit(200, 40.0),
     "settings": FloodLimit(50, 2.0),
     "ping": FloodLimit(200, 20.0),
     "empty": FloodLimit(200, 20.0),
+    "closed": FloodLimit(1000, 100.0),
     "priority": FloodLimit(1000, 100.0),
     "window": FloodLimit(1000, 100.0),
     "unknown": FloodLimit(200, 20.0),
