@@ -17,13 +17,16 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 for name in [name for name in sys.modules if name.partition(".")[0].startswith("pingora_")]:
     del sys.modules[name]
+# Whoever imports any module of a package imports the package first, and with it all that it names:
+# those modules have no other way to be imported than this one.
+importlib.import_module(sys.argv[1].partition(".")[0])
 children = {}
 def reap():
     pid, status = os.wait()
     name = children.pop(pid)
     if status != 0:
         sys.exit(f"{name} cannot be imported first")
-for name in sys.argv[1:]:
+for name in [name for name in sys.argv[1:] if name not in sys.modules]:
     if len(children) == os.cpu_count():
         reap()
     pid = os.fork()

@@ -195,9 +195,16 @@ async def works(peer: HttpPeer, options: ConnectorOptions | None = None) -> bool
         return await exchange(stream) == b"ping"
 
 
-async def fails(peer: HttpPeer, options: ConnectorOptions | None = None) -> Error:
-    """Connect in vain."""
-    async with connector(options) as transport:
-        with pytest.raises(Error) as caught:
-            await transport.new_stream(peer)
+async def fails(
+    peer: HttpPeer,
+    options: ConnectorOptions | None = None,
+    *,
+    transport: TransportConnector | None = None,
+) -> Error:
+    """Connect in vain, with a connector of its own if none is given."""
+    if transport is None:
+        async with connector(options) as made:
+            return await fails(peer, transport=made)
+    with pytest.raises(Error) as caught:
+        await transport.new_stream(peer)
     return caught.value

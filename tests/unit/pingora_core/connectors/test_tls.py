@@ -333,7 +333,7 @@ async def test_contexts_are_shared_and_bounded(
     server_certificate: IssuedCertificate, ca: CaBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for each distinct choice, and not more than the bound however many there are."""
-    monkeypatch.setattr("pingora_core.connectors.tls._MAX_CONTEXTS", 2)
+    monkeypatch.setattr("pingora_core.connectors._contexts._MAX_CONTEXTS", 2)
     async with (
         origin(tls=server_certificate.server_context()) as server,
         connector() as transport,

@@ -70,6 +70,9 @@ class ClientContexts:
         self._keylog: IO[bytes] | None = _open_keylog() if options.debug_ssl_keylog else None
         self._contexts: OrderedDict[_ContextKey, SSL.Context] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._contexts)
+
     def get(self, peer: Peer, alpn: AlpnOffer) -> SSL.Context:
         """Find or make the context for a peer.
 

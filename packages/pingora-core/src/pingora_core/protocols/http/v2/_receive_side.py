@@ -164,7 +164,9 @@ class ReceiveSide(SendSide):
         flags = data[position + 4]
         if flags & _PADDED and length:
             length -= 1 + data[position + 9]
-        if length <= 0 and not flags & _END_STREAM:
+            if length < 0:
+                return False  # more padding than payload: the library ends the connection
+        if not length and not flags & _END_STREAM:
             self._count("empty")
         stream = self.streams.get(int.from_bytes(data[position + 5 : position + 9], "big"))
         if stream is None:
@@ -172,7 +174,8 @@ class ReceiveSide(SendSide):
             if length < _SMALL:
                 self._count("closed")
             return False
-        if stream.expected < 0 or stream.error is not None:
+        if stream.expected < 0 or stream.error is not None or stream.is_receive_closed:
+            # Behind the end it is an error of another kind, and the library's to find.
             return False
         remaining = stream.expected - length
         stream.expected = max(0, remaining)
