@@ -108,11 +108,12 @@ async def test_deadlines_are_bounded(server: GrpcServer) -> None:
         gateway(server, "--max-deadline", "0.5") as process,
         channel_to(await address_of(process)) as channel,
     ):
-        # Whoever notices first, the server or the gateway, tells the client.
+        # Whoever notices first, the server or the gateway, tells the client; a server of grpcio
+        # may say UNKNOWN of a handler that its own deadline has cancelled.
         outcome, _ = await failure_of(GrpcStub(channel).hang(b"", timeout=LIMIT))
         await eventually(lambda: server.hanging == 0, "the end of the call on the server")
 
-    assert outcome is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert outcome in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNKNOWN}
     assert all(seconds is not None and seconds <= 0.5 for seconds in server.remaining)
 
 

@@ -140,7 +140,7 @@ def replace_block(page: str, suite: str, text: str) -> str:
     """
     start, end = f"<!-- {suite} -->", f"<!-- /{suite} -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    block = f"{start}\n{text}\n{end}"
+    block = f"{start}\n\n{text}\n\n{end}"
     changed, count = pattern.subn(lambda _: block, page)
     if count != 1:
         raise SuiteError(f"the page has {count} places for {suite}, not one")

@@ -84,7 +84,7 @@ def parse_testssl(text: str, findings: str, version: str) -> Score:
         bad = [each for each in found if each["severity"] in {"HIGH", "CRITICAL"}]
         notes = tuple(
             f"rated {each['severity'].lower()}, not as a failure: `{each['id']}` "
-            f"{each['finding'].strip()}"
+            f"{each['finding'].strip(' -') or 'not there'}"
             for each in found
             if each["severity"] in _REMARKED
         )

@@ -47,6 +47,7 @@ def test_defaults_are_those_of_pingora() -> None:
     assert (conf.daemon_ready_timeout_seconds, conf.daemon_notify_timeout_seconds) == (600, 60)
     assert conf.http1_parser == "httptools"
     assert conf.http2_engine == "h2"
+    assert conf.fips is False
 
 
 def test_every_key_is_read() -> None:

@@ -203,6 +203,34 @@ async def test_certificates_out_of_their_time(
             assert reason in str(error)
 
 
+async def test_a_certificate_for_somebody_else(
+    server_certificate: IssuedCertificate, ca: CaBundle
+) -> None:
+    """The error says for whom it should be, and for whom it is."""
+    async with origin(tls=server_certificate.server_context()) as server:
+        options = PeerOptions(ca=ca, alternative_cn="b.example")
+        error = await fails(HttpPeer(server.address, tls=True, sni="a.example", options=options))
+
+    assert error.etype is ErrorType.INVALID_CERT
+    assert (
+        "the certificate is not for a.example or b.example"
+        " but for 'openrusty.org, *.openrusty.org, 127.0.0.1'"
+    ) in str(error)
+
+
+async def test_a_certificate_for_nobody(authority: CertificateAuthority, ca: CaBundle) -> None:
+    """Neither does a common name count, nor does a long list flood the log."""
+    for issued, names in (
+        (authority.issue(common_name="a.example"), "no name at all"),
+        (authority.issue(*(f"name-{n}.example" for n in range(50))), "name-0.example, name-1."),
+    ):
+        async with origin(tls=issued.server_context()) as server:
+            peer = HttpPeer(server.address, tls=True, sni="a.example", options=PeerOptions(ca=ca))
+            error = await fails(peer)
+            assert names in str(error)
+            assert len(str(error)) < 700
+
+
 async def test_a_client_certificate_is_none_for_servers(
     authority: CertificateAuthority, ca: CaBundle
 ) -> None:

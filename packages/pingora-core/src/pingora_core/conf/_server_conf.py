@@ -80,6 +80,8 @@ class ServerConf:
             be installed (``pingora-core[jh2]``).
         listener_tasks_per_fd: *Accepted.*
         work_stealing: *Accepted.*
+        fips: Refuse to start unless OpenSSL uses nothing but its FIPS provider. It does not switch
+            that on; OpenSSL's own configuration does.
         ca_file: CA bundle (PEM) that verifies upstreams; None for the system's.
         s2n_config_cache_size: *Accepted.*
         grace_period_seconds: How long what is in flight at a graceful stop may take; the server
@@ -120,6 +122,7 @@ class ServerConf:
     http2_engine: Http2Engine = "h2"
     listener_tasks_per_fd: Count = 1
     work_stealing: Flag = True
+    fips: Flag = False
     ca_file: Text | None = None
     s2n_config_cache_size: CountOrZero | None = None
     grace_period_seconds: Seconds | None = None

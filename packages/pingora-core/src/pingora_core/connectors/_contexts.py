@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from functools import cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from OpenSSL import SSL, crypto
@@ -33,8 +34,8 @@ __all__ = ["ClientContexts", "VerifyCallback"]
 _MAX_CONTEXTS: Final = 64
 # SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets and does not name.
 _PARTIAL_WRITE: Final = 1
-# OpenSSL's default preference with one key share instead of two.
-_ONE_KEYSHARE: Final = "X25519MLKEM768:X25519:P-256:X448:P-384:P-521"
+# OpenSSL's default preference, which with it means one key share instead of two.
+_GROUPS: Final = ("X25519MLKEM768", "X25519", "P-256", "X448", "P-384", "P-521")
 
 _ContextKey: TypeAlias = tuple[
     CaBundle | None, CertKey | None, tuple[bytes, ...], str | None, bool, bool
@@ -121,7 +122,7 @@ class ClientContexts:
         # Sessions are kept here, where it is known what they were verified by.
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_alpn_protos(list(protocols))
-        groups = curves or (None if second_keyshare else _ONE_KEYSHARE)
+        groups = curves or (None if second_keyshare else _one_keyshare())
         if groups is not None and not set_groups(context, groups):
             raise Error(
                 TLS_CONFIG_ERROR,
@@ -145,6 +146,13 @@ class ClientContexts:
         if self._keylog is not None:
             self._keylog.write(line + b"\n")
             self._keylog.flush()
+
+
+@cache
+def _one_keyshare() -> str:
+    # Older libraries and FIPS providers do not know all of them.
+    scratch = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    return ":".join(group for group in _GROUPS if set_groups(scratch, group))
 
 
 def _trust(context: SSL.Context, ca: CaBundle | None) -> None:

@@ -299,9 +299,8 @@ def _verify(  # noqa: PLR0917 - OpenSSL's signature
 
 def _mismatch(identity: ReferenceIdentity, certificate: x509.Certificate) -> str:
     names = ", ".join(read_certificate(certificate).subject_alt_names)
-    if len(names) > _MAX_NAMES:
-        names = f"{names[:_MAX_NAMES]}..."
-    return f"the certificate is not for {identity} but for {names or 'no name at all'}"
+    shown = f"{names[:_MAX_NAMES]}..." if len(names) > _MAX_NAMES else names
+    return f"the certificate is not for {identity} but for {ascii(shown) if names else 'no name at all'}"
 
 
 def _describe(error: Error, peer: Peer, verification: _Verification) -> Error:

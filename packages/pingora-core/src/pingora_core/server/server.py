@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, final
 
 from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
 from pingora_core.listeners.fds import ListenFds
+from pingora_core.protocols.tls.openssl import find_fips_problem
 from pingora_core.server.lifecycle import Lifecycle
 from pingora_core.server.phases import ExecutionPhase, PhaseAnnouncer
 from pingora_core.server.process import exit_on_error, leave, run_in_event_loop, say
@@ -261,5 +262,7 @@ def _refuse_unavailable(opt: Opt, conf: ServerConf) -> None:
     elif conf.workers != 1:
         got = f"{conf.source}: workers: got {conf.workers}"
         problem = f"{got}, allowed: 1, the only number of processes available yet"
+    elif conf.fips and (reason := find_fips_problem()):
+        problem = f"{conf.source}: fips: got true, allowed: false, because {reason}"
     if problem:
         raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL)

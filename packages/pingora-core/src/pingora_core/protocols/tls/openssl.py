@@ -5,16 +5,14 @@ All access to the private parts of pyOpenSSL and cryptography by streams and con
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.bindings._rust import openssl as rust_openssl  # noqa: PLC2701
 from cryptography.hazmat.bindings.openssl.binding import Binding
-
-if TYPE_CHECKING:
-    from OpenSSL import SSL
+from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL
 
 __all__ = [
-    "is_fips_active",
+    "find_fips_problem",
     "is_peer_verified",
     "is_resumed",
     "is_same_session",
@@ -81,10 +79,17 @@ def is_same_session(one: SSL.Session, other: SSL.Session) -> bool:
     return bool(one._session == other._session)  # noqa: SLF001
 
 
-def is_fips_active() -> bool:
-    """Tell whether OpenSSL uses only what its FIPS provider has.
+def find_fips_problem() -> str | None:
+    """Find out why what OpenSSL does is not FIPS-validated cryptography, if it is not.
 
     Returns:
-        True if ``fips=yes`` is among the default properties of this process's OpenSSL.
+        The reason; None if OpenSSL takes algorithms from its FIPS provider only.
     """
-    return rust_openssl.is_fips_enabled()
+    version = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode("ascii", "replace")
+    if not rust_openssl.is_fips_enabled():
+        return f"fips=yes is not among the default properties of {version}"
+    try:
+        hashes.Hash(hashes.SHA256()).finalize()
+    except (InternalError, UnsupportedAlgorithm):
+        return f"{version} has not loaded its FIPS provider"
+    return None
