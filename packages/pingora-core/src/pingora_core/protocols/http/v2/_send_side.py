@@ -30,8 +30,8 @@ __all__ = ["SendSide"]
 
 logger = logging.getLogger(__name__)
 
-# A frame of this many bytes leaves before the end of the turn.
-_FLUSH_SIZE: Final = 16384
+# Payload that leaves before the end of the turn.
+_FLUSH_SIZE: Final = 65536
 # What a peer that reads nothing may make this side answer (PING, SETTINGS, RST_STREAM), bytes.
 _MAX_UNSENT_CONTROL: Final = 262144
 
@@ -65,6 +65,8 @@ class SendSide(ABC):
         )
         self._floods = FloodGuard(options.flood_limits)
         self._blocked: dict[int, Http2Stream] = {}
+        self._pieces: list[bytes | bytearray | memoryview] = []
+        self._unflushed = 0
         self._flush_scheduled = False
         self._unsent_control = 0
         self._drainer: asyncio.Task[None] | None = None
@@ -150,16 +152,17 @@ class SendSide(ABC):
                 if size <= 0 or self.stream.needs_drain:
                     return False
                 whole = size == len(outgoing)
-                piece = bytes(outgoing) if whole else bytes(outgoing[:size])
+                piece = outgoing if whole else memoryview(outgoing)[:size]
                 end = whole and stream.ends_after_outgoing
-                engine.send_data(stream.id, piece, end_stream=end)
-                self._floods.forgive("window", 3.0)
-                if whole:
-                    stream.outgoing = outgoing = b""
+                if end:
+                    engine.send_data(stream.id, bytes(piece), end_stream=True)
                 else:
-                    # A view moves on without copying the rest.
-                    stream.outgoing = outgoing = memoryview(outgoing)[size:]
-                if size >= _FLUSH_SIZE:
+                    self._frame_data(stream.id, piece)
+                self._floods.forgive("window", 3.0)
+                # A view moves on without copying the rest.
+                stream.outgoing = outgoing = b"" if whole else memoryview(outgoing)[size:]
+                self._unflushed += size
+                if self._unflushed >= _FLUSH_SIZE:
                     self._write_encoded()
                 stream.progressed()
                 if end:
@@ -183,6 +186,23 @@ class SendSide(ABC):
         except self._library.protocol_error as error:
             stream.fail(Error(ErrorType.WRITE_ERROR, f"HTTP/2 stream {stream.id}", cause=error))
         return True
+
+    def _frame_data(self, stream_id: int, piece: bytes | bytearray | memoryview) -> None:
+        """Put DATA that ends nothing into a frame; the library's way has three copies. HOT.
+
+        Args:
+            stream_id: On which stream.
+            piece: The payload, no more than the windows allow.
+        """
+        engine = self._engine
+        before = engine.data_to_send()
+        if before:
+            self._pieces.append(before)
+        size = len(piece)
+        engine.outbound_flow_control_window -= size
+        engine.streams[stream_id].outbound_flow_control_window -= size
+        self._pieces.append(size.to_bytes(3, "big") + b"\0\0" + stream_id.to_bytes(4, "big"))
+        self._pieces.append(piece)
 
     def _send_ended(self, stream: Http2Stream) -> None:
         stream.is_send_closed = True
@@ -267,6 +287,11 @@ class SendSide(ABC):
 
     def _write_encoded(self) -> None:
         data = self._engine.data_to_send()
+        self._unflushed = 0
+        if self._pieces:
+            self._pieces.append(data)
+            data = b"".join(self._pieces)
+            self._pieces.clear()
         if data:
             self._write(data)
 
