@@ -72,11 +72,14 @@ class Rig:
         self._stack.close()
 
     @contextlib.contextmanager
-    def proxies(self, front: Front = "plain") -> Iterator[dict[str, Running]]:
+    def proxies(
+        self, front: Front = "plain", without: str | None = None
+    ) -> Iterator[dict[str, Running]]:
         """Start every peer that can be started.
 
         Args:
             front: What they shall speak; those that do not are left out.
+            without: One that is left out too.
 
         Yields:
             The running peers by name; they are stopped afterwards.
@@ -85,8 +88,8 @@ class Rig:
         with contextlib.ExitStack() as stack:
             if front not in self._origins:
                 self._origins[front] = self._start_origin(self._stack, front)
-            wanted = [name for name in self._peers if front in PEERS[name].fronts]
-            for name in [name for name in wanted if name not in self.broken]:
+            able = [name for name in self._peers if front in PEERS[name].fronts]
+            for name in [name for name in able if name not in {without, *self.broken}]:
                 try:
                     running[name] = self._start(name, front)
                 except BenchError as error:

@@ -65,6 +65,7 @@ http1_parser: h11
 http2_engine: jh2
 listener_tasks_per_fd: 2
 work_stealing: no
+fips: true
 ca_file: /etc/ca.pem
 s2n_config_cache_size: 0
 grace_period_seconds: 1

@@ -11,7 +11,6 @@ import pytest
 
 from pingora_core.protocols.l4 import L4Stream
 from pingora_core.protocols.tls import TlsStream
-from pingora_core.protocols.tls.openssl import set_groups
 from pingora_core.upstreams import HttpPeer, PeerOptions
 from tests.unit.pingora_core.connectors.rig import connector, exchange
 from tests.unit.pingora_core.protocols.tls.rig import server_connection
@@ -48,13 +47,7 @@ async def tls_origin(
     tasks: list[asyncio.Task[None]] = []
 
     async def serve(inner: L4Stream) -> None:
-        connection = server_connection(certificate)
-        if groups is not None:
-            context = connection.get_context()
-            assert set_groups(context, groups)
-            connection = type(connection)(context, None)
-            connection.set_accept_state()
-        stream = TlsStream(inner, connection)
+        stream = TlsStream(inner, server_connection(certificate, groups=groups))
         await stream.handshake(5.0)
         seen.digests.append(stream.digest.ssl_digest)
         stream.write(await stream.read(5.0))

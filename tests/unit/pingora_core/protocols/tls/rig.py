@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from OpenSSL import SSL
 
@@ -13,6 +13,7 @@ from pingora_core.protocols.digest import Digest
 from pingora_core.protocols.interfaces import Stream
 from pingora_core.protocols.l4 import L4Stream
 from pingora_core.protocols.tls import TlsStream
+from pingora_core.protocols.tls.openssl import set_groups
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
 
     from tests.support.certificates import CertificateAuthority, IssuedCertificate
 
-__all__ = ["Wire", "client_connection", "server_connection", "tls_pair", "wired_pair"]
+__all__ = [
+    "KeyLogCallback",
+    "Wire",
+    "client_connection",
+    "server_connection",
+    "shake_hands",
+    "tls_pair",
+    "wired_pair",
+]
+
+
+KeyLogCallback: TypeAlias = "Callable[[SSL.Connection, bytes], None]"
 
 
 class Wire(Stream):
@@ -158,9 +170,14 @@ class Wire(Stream):
 
 
 def client_connection(
-    authority: CertificateAuthority | None = None, *, version: int | None = None
+    authority: CertificateAuthority | None = None,
+    *,
+    version: int | None = None,
+    keylog: KeyLogCallback | None = None,
 ) -> SSL.Connection:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    if keylog is not None:
+        context.set_keylog_callback(keylog)
     context.set_alpn_protos([b"h2", b"http/1.1"])
     if version is not None:
         context.set_max_proto_version(version)
@@ -173,9 +190,18 @@ def client_connection(
 
 
 def server_connection(
-    certificate: IssuedCertificate, *, alpn: bytes | None = None, partial_write: bool = False
+    certificate: IssuedCertificate,
+    *,
+    alpn: bytes | None = None,
+    groups: str | None = None,
+    keylog: KeyLogCallback | None = None,
+    partial_write: bool = False,
 ) -> SSL.Connection:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    if groups is not None:
+        assert set_groups(context, groups)
+    if keylog is not None:
+        context.set_keylog_callback(keylog)
     context.use_certificate(certificate.certificate)
     context.use_privatekey(certificate.private_key)
     if not partial_write:
@@ -185,6 +211,25 @@ def server_connection(
     connection = SSL.Connection(context, None)
     connection.set_accept_state()
     return connection
+
+
+async def shake_hands(client: TlsStream, server: TlsStream) -> None:
+    """Carry the handshake of two streams, whose wires are their inner streams, back and forth."""
+    client_wire, server_wire = client._inner, server._inner
+    assert isinstance(client_wire, Wire)
+    assert isinstance(server_wire, Wire)
+    tasks = [
+        asyncio.ensure_future(client.handshake(5.0)),
+        asyncio.ensure_future(server.handshake(5.0)),
+    ]
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        if not tasks[1].done():
+            server_wire.deliver(client_wire.take_sent())
+            await asyncio.sleep(0)
+        if not tasks[0].done():
+            client_wire.deliver(server_wire.take_sent())
+    await asyncio.gather(*tasks)
 
 
 @asynccontextmanager
@@ -203,18 +248,7 @@ async def wired_pair(
     client = TlsStream(client_wire, client_connection(version=version), read_buffer=read_buffer)
     server = TlsStream(server_wire, server_connection(certificate, partial_write=partial_write))
     client_wire.above, server_wire.above = client, server
-    tasks = [
-        asyncio.ensure_future(client.handshake(5.0)),
-        asyncio.ensure_future(server.handshake(5.0)),
-    ]
-    while not all(task.done() for task in tasks):
-        await asyncio.sleep(0)
-        if not tasks[1].done():
-            server_wire.deliver(client_wire.take_sent())
-            await asyncio.sleep(0)
-        if not tasks[0].done():
-            client_wire.deliver(server_wire.take_sent())
-    await asyncio.gather(*tasks)
+    await shake_hands(client, server)
     yield client, client_wire, server, server_wire
     client.abort()
     server.abort()

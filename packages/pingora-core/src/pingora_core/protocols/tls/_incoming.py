@@ -219,7 +219,8 @@ class RecordReader(RecordStream):
         Args:
             data: At least one byte.
         """
-        if self._quiet:
+        if self._quiet and not self._inner.needs_drain:
+            # A peer that does not read our answers gets no credit for more.
             self._quiet -= 1
         self._buffer = self._buffer + data if self._buffer else data
         waiter = self._waiter

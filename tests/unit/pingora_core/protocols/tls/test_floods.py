@@ -1,0 +1,257 @@
+"""Records without data, key changes, and garbage, in any number."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from OpenSSL import SSL
+
+from pingora_core.protocols.tls import TlsStream
+from pingora_error import Error, ErrorType
+from tests.unit.pingora_core.protocols.tls.forger import HANDSHAKE, Forger, KeyLog
+from tests.unit.pingora_core.protocols.tls.rig import (
+    Wire,
+    client_connection,
+    server_connection,
+    shake_hands,
+    wired_pair,
+)
+
+if TYPE_CHECKING:
+    from tests.support.certificates import IssuedCertificate
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def as_client(certificate: IssuedCertificate) -> tuple[TlsStream, Wire, Forger]:
+    """A server, and a client in the test's hands."""
+    log, wire = KeyLog(), Wire()
+    server = TlsStream(wire, server_connection(certificate, keylog=log))
+    await shake_hands(TlsStream(Wire(), client_connection()), server)
+    wire.take_sent()
+    return server, wire, log.client()
+
+
+async def as_server(certificate: IssuedCertificate) -> tuple[TlsStream, Wire, Forger]:
+    """A client, and a server in the test's hands."""
+    log, wire = KeyLog(), Wire()
+    client = TlsStream(wire, client_connection(keylog=log))
+    await shake_hands(client, TlsStream(Wire(), server_connection(certificate)))
+    wire.take_sent()
+    return client, wire, log.server()
+
+
+async def ends_by(stream: TlsStream, reason: str) -> None:
+    with pytest.raises(Error, match=reason) as caught:
+        await stream.fill(1.0)
+    assert caught.value.etype is ErrorType.READ_ERROR
+    assert stream.at_eof
+    with pytest.raises(Error):
+        stream.write(b"x")
+    stream.abort()
+
+
+async def test_a_forged_record_is_as_good_as_a_real_one(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """The tests below can say what they want."""
+    server, wire, forger = await as_client(server_certificate)
+    wire.deliver(forger.record(b"hello"))
+    assert server.take() == b"hello"
+    server.abort()
+
+
+@pytest.mark.parametrize("requested", [False, True])
+async def test_key_updates_now_and_then(
+    server_certificate: IssuedCertificate, requested: bool
+) -> None:
+    """Each with data after it: as many as somebody likes, and the answers are bounded."""
+    server, wire, forger = await as_client(server_certificate)
+    received = b""
+    for _ in range(200):
+        wire.deliver(forger.key_update(requested=requested))
+        wire.deliver(forger.record(b"x"))
+        received += server.take()
+    assert received == b"x" * 200
+    assert len(wire.take_sent()) < 200 * 64
+    server.abort()
+
+
+async def test_key_updates_whose_answers_are_not_read(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """Data does not excuse them, for the answers pile up."""
+    server, wire, forger = await as_client(server_certificate)
+    wire.full = True
+    for _ in range(40):
+        wire.deliver(forger.key_update(requested=True))
+        wire.deliver(forger.record(b"x"))
+    assert len(wire.take_sent()) < 40 * 32
+    await ends_by(server, "too many records without data")
+
+
+@pytest.mark.parametrize("requested", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_flood_of_key_updates(
+    server_certificate: IssuedCertificate, requested: bool, at_once: bool
+) -> None:
+    """It breaks the connection, whether it comes in one piece or in many."""
+    server, wire, forger = await as_client(server_certificate)
+    flood = [forger.key_update(requested=requested) for _ in range(40)]
+    for piece in [b"".join(flood)] if at_once else flood:
+        wire.deliver(piece)
+    assert len(wire.take_sent()) < 40 * 64
+    await ends_by(server, "too many records without data")
+
+
+async def test_a_flood_of_empty_records(server_certificate: IssuedCertificate) -> None:
+    """The same; data that came before it can be read."""
+    server, wire, forger = await as_client(server_certificate)
+    wire.deliver(forger.record(b"data") + b"".join(forger.record(b"") for _ in range(40)))
+    assert server.take() == b"data"
+    await ends_by(server, "too many records without data|record too small")
+
+
+async def test_a_flood_of_tickets(server_certificate: IssuedCertificate) -> None:
+    """Servers do not get to keep clients busy either; a few tickets are welcome."""
+    client, wire, forger = await as_server(server_certificate)
+    calls: list[SSL.Session | None] = []
+    client.on_session = lambda: calls.append(client.connection.get_session())
+    for _ in range(32):
+        wire.deliver(forger.ticket())
+    assert not client.at_eof
+    assert len(calls) == 32
+    wire.deliver(forger.ticket())
+    await ends_by(client, "too many records without data")
+
+
+async def test_a_quiet_record_is_told(server_certificate: IssuedCertificate) -> None:
+    """Also between records with data, in one delivery; the data is complete."""
+    client, wire, forger = await as_server(server_certificate)
+    calls: list[bytes] = []
+    client.on_session = lambda: calls.append(b"")
+    wire.deliver(
+        forger.record(b"a") + forger.ticket() + forger.record(b"b") + forger.ticket()[:-1]
+    )
+    assert client.take() == b"ab"
+    assert len(calls) == 1
+    client.abort()
+
+
+async def test_handshake_messages_that_do_not_belong_here(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """A message out of place is a READ_ERROR, and the peer is told."""
+    for content in (b"\x01\0\0\x01x", b"\x18\0\0\x01\x05", b"\x18\0\0\x01\0\x18\0\0\x01\0"):
+        server, wire, forger = await as_client(server_certificate)
+        wire.deliver(forger.record(content, HANDSHAKE))
+        assert wire.take_sent()
+        await ends_by(server, "TLS: ")
+
+
+async def test_a_client_that_wants_to_renegotiate(server_certificate: IssuedCertificate) -> None:
+    """TLS 1.2 is refused it; asking again and again ends the connection."""
+    async with wired_pair(server_certificate, version=SSL.TLS1_2_VERSION) as (
+        client,
+        wire,
+        server,
+        far,
+    ):
+        server.connection.set_options(SSL.OP_NO_RENEGOTIATION)
+        refused = 0
+        for _ in range(40):
+            client.connection.renegotiate()
+            try:
+                client.connection.do_handshake()
+            except SSL.Error:
+                pass
+            client._flush()
+            far.deliver(wire.take_sent())
+            if server.at_eof:
+                break
+            answer = far.take_sent()
+            assert len(answer) < 100
+            refused += bool(answer)
+            wire.deliver(answer)
+            if client.at_eof:
+                break
+
+        assert refused >= 1
+        assert server.connection.total_renegotiations() == 0
+
+
+async def test_a_handshake_without_end(server_certificate: IssuedCertificate) -> None:
+    """Many records that bring the handshake no further are bounded in all."""
+    wire = Wire()
+    server = TlsStream(wire, server_connection(server_certificate))
+    handshake = asyncio.ensure_future(server.handshake(5.0))
+    client = client_connection()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    wire.deliver(client.bio_read(65536))
+    await asyncio.sleep(0)
+    # Tolerated for the sake of middleboxes (RFC 8446 section 5).
+    change_cipher_spec = b"\x14\x03\x03\x00\x01\x01"
+    for _ in range(100):
+        if handshake.done():
+            break
+        wire.deliver(change_cipher_spec * 1000)
+        await asyncio.sleep(0)
+
+    with pytest.raises(Error) as caught:
+        await handshake
+    assert caught.value.etype is ErrorType.TLS_HANDSHAKE_FAILURE
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    garbage=st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            # Something that looks like a record.
+            st.builds(
+                lambda kind, minor, body, excess: (
+                    bytes([kind, 3, minor]) + (len(body) + excess).to_bytes(2, "big") + body
+                ),
+                st.integers(19, 25),
+                st.integers(0, 4),
+                st.binary(max_size=60),
+                st.sampled_from([0, 0, 0, 1, 18000]),
+            ),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    version=st.sampled_from([SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION]),
+    role=st.sampled_from(["client", "server"]),
+)
+def test_garbage_after_the_handshake(
+    server_certificate: IssuedCertificate, garbage: list[bytes], version: int, role: str
+) -> None:
+    """It is never taken for data, and ends in an Error or in waiting for the rest of a record."""
+
+    async def run() -> None:
+        async with wired_pair(server_certificate, version=version) as (client, wire, server, far):
+            victim, below = (client, wire) if role == "client" else (server, far)
+            ends: list[str] = []
+            victim.set_on_disconnect(lambda: ends.append("end"))
+            for piece in garbage:
+                below.deliver(piece)
+            assert victim.take() == b""
+            if victim.at_eof:
+                assert ends == ["end"]
+                with pytest.raises(Error) as caught:
+                    await victim.fill(0.0)
+                assert caught.value.etype is ErrorType.READ_ERROR
+            else:
+                assert ends == []
+                below.end()
+                with pytest.raises(Error):
+                    await victim.fill(1.0)
+
+    asyncio.run(run())
