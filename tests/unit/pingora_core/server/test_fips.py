@@ -60,7 +60,9 @@ def test_a_server_that_was_not_asked_for_fips_does_not_care() -> None:
 
 def test_a_server_with_fips_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """If OpenSSL says so and can compute something, as with a loaded provider."""
-    monkeypatch.setattr(openssl.rust_openssl, "is_fips_enabled", lambda: True)
+    monkeypatch.setattr(
+        "pingora_core.protocols.tls.openssl.rust_openssl.is_fips_enabled", lambda: True
+    )
 
     assert openssl.find_fips_problem() is None
     assert Server(conf=ServerConf(fips=True)).configuration.fips is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from OpenSSL import SSL
 
 from pingora_core.protocols.tls import TlsStream
 from pingora_error import Error, ErrorType
-from tests.unit.pingora_core.protocols.tls.forger import HANDSHAKE, Forger, KeyLog
+from tests.unit.pingora_core.protocols.tls.forger import HANDSHAKE, KeyLog
 from tests.unit.pingora_core.protocols.tls.rig import (
     Wire,
     client_connection,
@@ -22,6 +23,7 @@ from tests.unit.pingora_core.protocols.tls.rig import (
 
 if TYPE_CHECKING:
     from tests.support.certificates import IssuedCertificate
+    from tests.unit.pingora_core.protocols.tls.forger import Forger
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -133,9 +135,7 @@ async def test_a_quiet_record_is_told(server_certificate: IssuedCertificate) -> 
     client, wire, forger = await as_server(server_certificate)
     calls: list[bytes] = []
     client.on_session = lambda: calls.append(b"")
-    wire.deliver(
-        forger.record(b"a") + forger.ticket() + forger.record(b"b") + forger.ticket()[:-1]
-    )
+    wire.deliver(forger.record(b"a") + forger.ticket() + forger.record(b"b") + forger.ticket()[:-1])
     assert client.take() == b"ab"
     assert len(calls) == 1
     client.abort()
@@ -164,10 +164,8 @@ async def test_a_client_that_wants_to_renegotiate(server_certificate: IssuedCert
         refused = 0
         for _ in range(40):
             client.connection.renegotiate()
-            try:
+            with contextlib.suppress(SSL.Error):
                 client.connection.do_handshake()
-            except SSL.Error:
-                pass
             client._flush()
             far.deliver(wire.take_sent())
             if server.at_eof:

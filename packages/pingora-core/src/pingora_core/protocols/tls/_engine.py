@@ -153,9 +153,10 @@ class Engine:
         size = len(data)
         if size > _BIG:
             self.has_grown = True
-        if type(data) is not bytes:
-            data = _ffi.from_buffer(data)
-        self._write(data, size)
+        plaintext = data if type(data) is bytes else _ffi.from_buffer(data)
+        sent: int = _SSL_write(self._ssl, plaintext, size)
+        if sent != size:
+            self._write_rest(data, sent, size)
         memory = self._memory
         return self._copied(_BIO_read(self._outgoing, memory, _SCRATCH_SIZE))
 
@@ -179,7 +180,9 @@ class Engine:
         filled = 0
         while start < end and filled + _SLOT <= _SCRATCH_SIZE:
             size = min(end - start, MAX_PLAINTEXT)
-            self._write(plaintext + start, size)
+            sent: int = _SSL_write(self._ssl, plaintext + start, size)
+            if sent != size:
+                self._write_rest(data, start + sent if sent > 0 else sent, start + size)
             filled += _BIO_read(outgoing, memory + filled, _SCRATCH_SIZE - filled)
             start += size
         return self._copied(filled), start
@@ -215,19 +218,25 @@ class Engine:
 
     # ---------------------------------------------------------------- private
 
-    def _write(self, plaintext: bytes, size: int) -> None:
-        sent: int = _SSL_write(self._ssl, plaintext, size)
-        if sent != size:
-            # Less is written only if the context's mode allows it and the peer wants small
-            # records; then the rest is written piece by piece.
+    def _write_rest(self, data: bytes | bytearray | memoryview, position: int, end: int) -> None:
+        """Go on after a record that holds less than was meant to be in it.
+
+        That happens only if the peer wants small records and the context's mode lets the
+        library stop after each.
+
+        Args:
+            data: Plaintext.
+            position: How far the library has got; not positive if it has failed.
+            end: How far it should get.
+        """
+        if position <= 0:
+            self._fail(position)
+        plaintext = _ffi.from_buffer(data)
+        while position < end:
+            sent: int = _SSL_write(self._ssl, plaintext + position, end - position)
             if sent <= 0:
                 self._fail(sent)
-            whole = _ffi.from_buffer(plaintext) if type(plaintext) is bytes else plaintext
-            while sent < size:
-                more: int = _SSL_write(self._ssl, whole + sent, size - sent)
-                if more <= 0:
-                    self._fail(more)
-                sent += more
+            position += sent
 
     def _copied(self, size: int) -> bytes:
         ciphertext: bytes = _buffer(self._memory, size)[:]

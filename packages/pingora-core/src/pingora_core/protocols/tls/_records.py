@@ -153,8 +153,10 @@ class RecordStream(Stream):
         size = self._outgoing_size + len(data)
         if size > MAX_PLAINTEXT:
             self.flush_writes()
-            self._write_long(data)
-            return
+            size = len(data)
+            if size > MAX_PLAINTEXT:
+                self._write_long(data)
+                return
         if not self._outgoing:
             self._batch.add(self)
         self._outgoing.append(data)
