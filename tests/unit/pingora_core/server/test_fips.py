@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
 from pingora_core.protocols.tls import openssl
@@ -66,6 +67,22 @@ def test_a_server_with_fips_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert openssl.find_fips_problem() is None
     assert Server(conf=ServerConf(fips=True)).configuration.fips is True
+
+
+def test_a_library_that_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for FIPS algorithms only, without a provider that has any."""
+    monkeypatch.setattr(
+        "pingora_core.protocols.tls.openssl.rust_openssl.is_fips_enabled", lambda: True
+    )
+
+    def refuse(_: object) -> None:
+        msg = "no SHA-256"
+        raise UnsupportedAlgorithm(msg)
+
+    monkeypatch.setattr("pingora_core.protocols.tls.openssl.hashes.Hash", refuse)
+    problem = openssl.find_fips_problem()
+    assert problem is not None
+    assert problem.endswith("has not loaded its FIPS provider")
 
 
 def test_properties_without_a_provider_are_not_enough(tmp_path: Path) -> None:

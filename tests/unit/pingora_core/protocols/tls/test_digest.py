@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
@@ -90,6 +91,16 @@ def test_malformed_names_count_as_missing() -> None:
     broken = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x05garbage")
 
     assert read_certificate(certificate(extensions=(broken,))).subject_alt_names == ()
+
+
+def test_a_malformed_subject_counts_as_missing() -> None:
+    """As do names that are no text."""
+    good = certificate((NameOID.COMMON_NAME, "nameless"))
+    der = good.public_bytes(Encoding.DER).replace(b"nameless", b"\xff" * 8)
+    facts = read_certificate(x509.load_der_x509_certificate(der))
+
+    assert (facts.organization, facts.common_name) == (None, None)
+    assert facts.der == der
 
 
 def test_a_digest_without_a_certificate() -> None:

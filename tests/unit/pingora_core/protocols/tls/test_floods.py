@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from OpenSSL import SSL
 
-from pingora_core.protocols.tls import TlsStream
+from pingora_core.protocols.tls import TlsStream, _engine, stream
 from pingora_error import Error, ErrorType
 from tests.unit.pingora_core.protocols.tls.forger import HANDSHAKE, KeyLog
 from tests.unit.pingora_core.protocols.tls.rig import (
@@ -46,14 +46,14 @@ async def as_server(certificate: IssuedCertificate) -> tuple[TlsStream, Wire, Fo
     return client, wire, log.server()
 
 
-async def ends_by(stream: TlsStream, reason: str) -> None:
+async def ends_by(tls: TlsStream, reason: str) -> None:
     with pytest.raises(Error, match=reason) as caught:
-        await stream.fill(1.0)
+        await tls.fill(1.0)
     assert caught.value.etype is ErrorType.READ_ERROR
-    assert stream.at_eof
+    assert tls.at_eof
     with pytest.raises(Error):
-        stream.write(b"x")
-    stream.abort()
+        tls.write(b"x")
+    tls.abort()
 
 
 async def test_a_forged_record_is_as_good_as_a_real_one(
@@ -141,6 +141,37 @@ async def test_a_quiet_record_is_told(server_certificate: IssuedCertificate) -> 
     client.abort()
 
 
+async def test_an_answer_between_records_with_data(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """Key updates are answered at once, which leaves the data around them as it was."""
+    server, wire, forger = await as_client(server_certificate)
+    received = b""
+    for _ in range(3):
+        wire.deliver(
+            forger.record(b"a" * 16384)
+            + forger.record(b"b" * 100)
+            + forger.key_update(requested=True)
+            + forger.record(b"c" * 16384)
+            + forger.key_update(requested=True)
+            + forger.record(b"d")
+        )
+        received += server.take()
+        assert wire.take_sent()
+
+    assert received == (b"a" * 16384 + b"b" * 100 + b"c" * 16384 + b"d") * 3
+    server.abort()
+
+
+async def test_garbage_after_data(server_certificate: IssuedCertificate) -> None:
+    """What came before it in the same delivery can be read."""
+    server, wire, forger = await as_client(server_certificate)
+    wire.deliver(forger.record(b"a") + forger.record(b"b" * 9000) + b"GET / HTTP/1.1\r\n\r\n")
+
+    assert server.take() == b"a" + b"b" * 9000
+    await ends_by(server, "TLS: ")
+
+
 async def test_handshake_messages_that_do_not_belong_here(
     server_certificate: IssuedCertificate,
 ) -> None:
@@ -181,27 +212,61 @@ async def test_a_client_that_wants_to_renegotiate(server_certificate: IssuedCert
         assert server.connection.total_renegotiations() == 0
 
 
-async def test_a_handshake_without_end(server_certificate: IssuedCertificate) -> None:
-    """Many records that bring the handshake no further are bounded in all."""
-    wire = Wire()
-    server = TlsStream(wire, server_connection(server_certificate))
-    handshake = asyncio.ensure_future(server.handshake(5.0))
-    client = client_connection()
+async def test_a_handshake_without_end(
+    server_certificate: IssuedCertificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that bring the handshake no further are bounded, by the library and in all."""
+    hello = client_connection()
     with pytest.raises(SSL.WantReadError):
-        client.do_handshake()
-    wire.deliver(client.bio_read(65536))
-    await asyncio.sleep(0)
-    # Tolerated for the sake of middleboxes (RFC 8446 section 5).
+        hello.do_handshake()
+    first_flight = hello.bio_read(65536)
+    # Tolerated, to a degree, for the sake of middleboxes (RFC 8446 section 5).
     change_cipher_spec = b"\x14\x03\x03\x00\x01\x01"
-    for _ in range(100):
-        if handshake.done():
-            break
-        wire.deliver(change_cipher_spec * 1000)
-        await asyncio.sleep(0)
+    for limit, count, reason in ((1 << 18, 40, "TLS: "), (1000, 4, "longer than 1000 bytes")):
+        monkeypatch.setattr(stream, "_MAX_HANDSHAKE", limit)
+        wire = Wire()
+        wire.deliver(first_flight + change_cipher_spec * count)
+        with pytest.raises(Error, match=reason) as caught:
+            await TlsStream(wire, server_connection(server_certificate)).handshake(5.0)
+        assert caught.value.etype is ErrorType.TLS_HANDSHAKE_FAILURE
 
-    with pytest.raises(Error) as caught:
-        await handshake
-    assert caught.value.etype is ErrorType.TLS_HANDSHAKE_FAILURE
+
+async def test_garbage_that_comes_with_the_handshake(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """The handshake succeeds, reading fails."""
+    client_wire, server_wire = Wire(), Wire()
+    client = TlsStream(client_wire, client_connection())
+    server = TlsStream(server_wire, server_connection(server_certificate))
+    tasks = [
+        asyncio.ensure_future(client.handshake(5.0)),
+        asyncio.ensure_future(server.handshake(5.0)),
+    ]
+    await asyncio.sleep(0)
+    server_wire.deliver(client_wire.take_sent())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    client_wire.deliver(server_wire.take_sent())
+    await tasks[0]
+    server_wire.deliver(client_wire.take_sent() + b"\x17\x03\x03\x00\x20" + b"x" * 32)
+    await tasks[1]
+
+    await ends_by(server, "TLS: ")
+    client.abort()
+
+
+async def test_garbage_of_which_the_library_wants_more(
+    server_certificate: IssuedCertificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not get more."""
+
+    def want_more(_: _engine.Engine) -> bytes:
+        raise SSL.WantReadError
+
+    async with wired_pair(server_certificate) as (_, _, server, far):
+        monkeypatch.setattr(_engine.Engine, "read", want_more)
+        far.deliver(b"GET / HTTP/1.1\r\n\r\n")
+        await ends_by(server, "no TLS record")
 
 
 @settings(

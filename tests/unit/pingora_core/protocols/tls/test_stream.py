@@ -412,6 +412,22 @@ async def test_a_cancelled_wait_loses_nothing(server_certificate: IssuedCertific
         assert client.take() == b"data"
 
 
+async def test_more_arrives_before_the_reader_runs(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """One wait gets it all."""
+    async with wired_pair(server_certificate) as (client, wire, server, far):
+        wire.deliver(far.take_sent())
+        task = asyncio.ensure_future(client.fill(5.0))
+        await asyncio.sleep(0)
+        for data in (b"one", b"two"):
+            server.write(data)
+            wire.deliver(far.take_sent())
+
+        assert await task
+        assert client.take() == b"onetwo"
+
+
 async def test_unread_and_peek(server_certificate: IssuedCertificate) -> None:
     """Bytes put back come first; looking does not consume."""
     async with tls_pair(server_certificate) as (client, server, _):

@@ -241,6 +241,25 @@ async def test_a_closed_pair_is_freed_by_reference_counting(
         gc.enable()
 
 
+async def test_a_broken_stream_is_freed_by_reference_counting(
+    server_certificate: IssuedCertificate,
+) -> None:
+    """The error that it keeps does not keep it."""
+    gc.disable()
+    try:
+        async with wired_pair(server_certificate) as (client, wire, _, _):
+            wire.deliver(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+            with pytest.raises(Error):
+                await client.fill(1.0)
+            client.close()
+            wire.above = None
+            reference = weakref.ref(client)
+        del client, wire
+        await eventually(lambda: reference() is None, "freedom")
+    finally:
+        gc.enable()
+
+
 # -------------------------------------------------------- passed to the stream below
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core.protocols.l4 import L4Stream
-from pingora_core.protocols.tls import TlsStream, _incoming
+from pingora_core.protocols.tls import TlsStream, _engine, _incoming
 from pingora_error import Error, ErrorType
 from tests.support.nginx import require_program
 from tests.support.waiting import eventually
@@ -254,3 +254,52 @@ async def test_a_closed_stream_does_not_shrink(server_certificate: IssuedCertifi
         pending.append(server._shrink_deadline is not None)
 
         assert pending == [True, False, False]
+
+
+# ---------------------------------------------------------------------- failures
+
+
+async def test_no_memory_for_smaller_buffers(
+    server_certificate: IssuedCertificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the big ones stay."""
+    async with wired_pair(server_certificate) as (client, wire, server, far):
+        server.write(b"x" * 5000)
+        wire.deliver(far.take_sent())
+        monkeypatch.setattr(_engine._lib, "BIO_new", lambda _: _engine._ffi.NULL)
+        client._engine.shrink()
+        assert client._engine.has_grown
+        server.write(b"y")
+        wire.deliver(far.take_sent())
+        assert client.take() == b"x" * 5000 + b"y"
+
+
+def write_twice(stream: TlsStream, data: bytes) -> None:
+    stream.write(data)
+    stream.flush_writes()
+    stream.write(b"more")
+
+
+@pytest.mark.parametrize("size", [5000, 20_000])
+async def test_a_failure_between_small_records(
+    server_certificate: IssuedCertificate, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It counts as much as a failure at the first one, whenever it comes."""
+    for results in ([100, -1], [-1]):
+        async with wired_pair(server_certificate) as (_, _, server, _):
+            left = list(results)
+            with monkeypatch.context() as patch:
+                patch.setattr(_engine, "_SSL_write", lambda *_, left=left: left.pop(0))
+                with pytest.raises(Error) as caught:
+                    write_twice(server, b"x" * size)
+            assert caught.value.etype is ErrorType.WRITE_ERROR
+
+
+async def test_a_failure_without_a_reason(server_certificate: IssuedCertificate) -> None:
+    """Should the wrapper find nothing wrong with a failed call, it is an error all the same."""
+    async with wired_pair(server_certificate) as (client, _, _, _):
+        connection = client._engine.connection
+        connection._raise_ssl_error = lambda *_: None  # type: ignore[method-assign]
+        with pytest.raises(Error) as caught:
+            client._engine.read()
+        assert caught.value.etype is ErrorType.INTERNAL_ERROR

@@ -18,7 +18,6 @@ from OpenSSL import SSL
 
 from pingora_core.protocols.tls._engine import MAX_PLAINTEXT, SCRATCH_PLAINTEXT
 from pingora_core.protocols.tls._records import (
-    INCOMPLETE,
     NOT_TLS,
     RecordStream,
     end_of_record,
@@ -150,14 +149,15 @@ class RecordReader(RecordStream):
         pieces: list[bytes] = []
         start = filled = 0
         failure: SSL.Error | None = None
-        while end != INCOMPLETE and failure is None:
-            if end == NOT_TLS:
-                failure = self._provoke(data[start:])
-                break
+        while failure is None and end >= 0:
             engine.feed(data[start:end])
             try:
                 filled = engine.collect(filled)
             except SSL.Error as error:
+                if filled:
+                    # An answer needs the memory where plaintext is collected.
+                    pieces.append(engine.collected(filled))
+                    filled = 0
                 failure = self._judge(error)
             if filled > SCRATCH_PLAINTEXT - MAX_PLAINTEXT:
                 pieces.append(engine.collected(filled))
@@ -166,6 +166,8 @@ class RecordReader(RecordStream):
             end = end_of_record(data, start)
         if filled:
             pieces.append(engine.collected(filled))
+        if end == NOT_TLS and failure is None:
+            failure = self._provoke(data[start:])
         self._fragment = data[start:]
         if pieces:
             self._deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -206,11 +208,10 @@ class RecordReader(RecordStream):
         self._engine.feed(garbage)
         try:
             self._engine.read()
-        except SSL.WantReadError:
-            # It would like to see more of it.
-            return SSL.Error([("", "", "no TLS record")])
         except SSL.Error as error:
-            return error
+            if not isinstance(error, SSL.WantReadError):
+                return error
+        # It would like to see more of it.
         return SSL.Error([("", "", "no TLS record")])
 
     def _deliver(self, data: bytes) -> None:
@@ -241,8 +242,8 @@ class RecordReader(RecordStream):
     def _break(self, error: SSL.Error) -> None:
         self._is_over = True
         if self._tls_error is None:
-            # Later ones follow from the first.
-            self._tls_error = error
+            # Later ones follow from the first. The traceback would be a circle of references.
+            self._tls_error = error.with_traceback(None)
         # The alert that tells the peer why.
         self._flush()
         self._end()

@@ -192,8 +192,8 @@ class RecordStream(Stream):
                 ciphertext, position = self._engine.encrypt_long(data, position)
             except SSL.Error as error:
                 self._break(error)
-                self._check_writable()
-                return
+                msg = f"TLS: {reason_of(error)}"
+                raise Error(ErrorType.WRITE_ERROR, msg, cause=error) from error
             self._send(ciphertext)
         self._shrink_later()
 
