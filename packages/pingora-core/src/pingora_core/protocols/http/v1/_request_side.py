@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pingora_core.protocols.http.server import ServerSession
+from pingora_core.protocols.http.client_request import ClientRequest
 from pingora_core.protocols.http.v1.body_reader import BodyReader
 from pingora_core.protocols.http.v1.framing import (
     check_request_head,
@@ -30,7 +30,6 @@ from pingora_http import RequestHeader, Version
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.v1.limits import HeadLimits
     from pingora_core.protocols.http.v1.parser import Http1Parser
@@ -80,7 +79,7 @@ def placeholder_request() -> RequestHeader:
     return RequestHeader.from_wire(b"-", b"-", Version.HTTP_10, [])
 
 
-class RequestSide(ServerSession):
+class RequestSide(ClientRequest):
     """What reading one request needs; see :class:`ServerSession` for the meanings.
 
     Attributes:
@@ -101,10 +100,6 @@ class RequestSide(ServerSession):
     _body: BodyReader | None = None
     _trailers: HeaderMap | None = None
     _has_body = False
-    _retry_limit = -1
-    _retry: bytearray | None = None
-    _retry_truncated = False
-    _body_read = 0
 
     def __init__(self, stream: Stream, options: Http1Options) -> None:
         self.stream = stream
@@ -117,23 +112,6 @@ class RequestSide(ServerSession):
     def digest(self) -> Digest:
         """What is known of the connection below."""
         return self.stream.digest
-
-    @property
-    def client_addr(self) -> SocketAddress | None:
-        """Address of the client."""
-        socket_digest = self.stream.digest.socket_digest
-        return None if socket_digest is None else socket_digest.peer_addr
-
-    @property
-    def server_addr(self) -> SocketAddress | None:
-        """Local address on which the request came in."""
-        socket_digest = self.stream.digest.socket_digest
-        return None if socket_digest is None else socket_digest.local_addr
-
-    @property
-    def body_bytes_read(self) -> int:
-        """Payload bytes of the request read so far."""
-        return self._body_read
 
     @property
     def is_body_empty(self) -> bool:
@@ -336,41 +314,6 @@ class RequestSide(ServerSession):
             return await self.stream.read(None)
         except Error as error:
             raise error.as_down() from error.cause
-
-    # ----------------------------------------------------------- retry buffer
-
-    def enable_retry_buffering(self, limit: int = 65536) -> None:
-        """Keep the raw request body so that a failed attempt can be replayed.
-
-        Args:
-            limit: Bytes to keep at most; a longer body makes the buffer truncated.
-        """
-        if self._retry is None:
-            self._retry = bytearray()
-            self._retry_limit = limit
-
-    def _keep_for_retry(self, piece: bytes) -> None:
-        # One flat buffer: a list of the pieces of a client that sends them tiny would be many
-        # times the size of what is in it.
-        retry = self._retry
-        assert retry is not None
-        if self._retry_truncated or len(retry) + len(piece) > self._retry_limit:
-            self._retry_truncated = True
-            retry.clear()
-        else:
-            retry += piece
-
-    @property
-    def retry_buffer(self) -> bytes:
-        """What was kept of the request body so far; empty when truncated."""
-        return b"" if self._retry is None else bytes(self._retry)
-
-    @property
-    def retry_buffer_truncated(self) -> bool:
-        """Whether the body was longer than the retry buffer."""
-        if self._retry is None:
-            return self._body_read > 0
-        return self._retry_truncated
 
     # ------------------------------------------------------------- disconnect
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pingora_core.protocols.http.server import ServerSession
+from pingora_core.protocols.http.client_request import ClientRequest
 from pingora_core.protocols.http.v1.server import placeholder_request
 from pingora_core.protocols.http.v2._frames import ErrorCode
 from pingora_core.protocols.http.v2.headers import decode_trailers
@@ -16,7 +16,6 @@ from pingora_error import Error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.v2._stream import Http2Stream
     from pingora_core.protocols.http.v2.headers import DecodedRequest
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["RequestSide"]
 
 
-class RequestSide(ServerSession):
+class RequestSide(ClientRequest):
     """What reading one request needs; see :class:`ServerSession` for the meanings.
 
     Args:
@@ -38,11 +37,7 @@ class RequestSide(ServerSession):
     """
 
     _trailers: HeaderMap | None = None
-    _body_read = 0
     _continue_pending = False
-    _retry_limit = -1
-    _retry: bytearray | None = None
-    _retry_truncated = False
 
     def __init__(
         self, stream: Http2Stream, decoded: DecodedRequest | None, *, error: Error | None = None
@@ -73,23 +68,6 @@ class RequestSide(ServerSession):
     def digest(self) -> Digest:
         """What is known of the connection below."""
         return self.stream.connection.stream.digest
-
-    @property
-    def client_addr(self) -> SocketAddress | None:
-        """Address of the client."""
-        socket_digest = self.digest.socket_digest
-        return None if socket_digest is None else socket_digest.peer_addr
-
-    @property
-    def server_addr(self) -> SocketAddress | None:
-        """Local address on which the request came in."""
-        socket_digest = self.digest.socket_digest
-        return None if socket_digest is None else socket_digest.local_addr
-
-    @property
-    def body_bytes_read(self) -> int:
-        """Payload bytes of the request read so far."""
-        return self._body_read
 
     @property
     def is_body_empty(self) -> bool:
@@ -217,39 +195,6 @@ class RequestSide(ServerSession):
                 await stream.wait(None)
             except Error as error:
                 raise error.as_down() from error.cause
-
-    # ----------------------------------------------------------- retry buffer
-
-    def enable_retry_buffering(self, limit: int = 65536) -> None:
-        """Keep the raw request body so that a failed attempt can be replayed.
-
-        Args:
-            limit: Bytes to keep at most; a longer body makes the buffer truncated.
-        """
-        if self._retry is None:
-            self._retry = bytearray()
-            self._retry_limit = limit
-
-    def _keep_for_retry(self, piece: bytes) -> None:
-        retry = self._retry
-        assert retry is not None
-        if self._retry_truncated or len(retry) + len(piece) > self._retry_limit:
-            self._retry_truncated = True
-            retry.clear()
-        else:
-            retry += piece
-
-    @property
-    def retry_buffer(self) -> bytes:
-        """What was kept of the request body so far; empty when truncated."""
-        return b"" if self._retry is None else bytes(self._retry)
-
-    @property
-    def retry_buffer_truncated(self) -> bool:
-        """Whether the body was longer than the retry buffer."""
-        if self._retry is None:
-            return self._body_read > 0
-        return self._retry_truncated
 
     def watch_disconnect(self, callback: Callable[[], None] | None) -> None:
         """Be told when the client gives the stream up or goes away.

@@ -29,7 +29,7 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
-# The library's events and what handles them.
+# The library's events and what handles them; only servers hear of requests.
 _HANDLERS: Final = {
     "DataReceived": "_data_received",
     "InformationalResponseReceived": "_informational_received",
@@ -137,10 +137,6 @@ class Connection(ReceiveSide):
         if stream is not None:
             fields: Fields = event.headers
             stream.head_received(Head(fields, end=False, kind="informational"))
-
-    def _request_received(self, event: events.RequestReceived) -> None:
-        # Only servers hear of these.
-        raise NotImplementedError
 
     def _data_received(self, event: events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id)
