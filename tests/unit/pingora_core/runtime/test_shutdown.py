@@ -114,3 +114,50 @@ async def test_a_cancelled_waiter_disturbs_nobody() -> None:
     switch.start()
 
     assert task.cancelled()
+
+
+def test_the_end_of_streams_is_a_second_stage() -> None:
+    """It comes after the begin, has subscribers of its own, and calls each of them once."""
+    switch = ShutdownSwitch()
+    watch = switch.watch
+    called: list[str] = []
+    watch.subscribe(lambda: called.append("begin"))
+    watch.subscribe_end_of_streams(lambda: called.append("end 1"))
+    watch.subscribe_end_of_streams(lambda: called.append("end 2"))
+
+    switch.start()
+    at_begin = (list(called), watch.is_ending_streams)
+    switch.end_streams()
+    switch.end_streams()
+
+    assert at_begin == (["begin"], False)
+    assert called == ["begin", "end 1", "end 2"]
+    assert watch.is_ending_streams
+
+
+def test_the_end_of_streams_begins_a_shutdown_that_has_not_begun() -> None:
+    """Nobody sees the second stage before the first."""
+    switch = ShutdownSwitch()
+    called: list[tuple[str, bool]] = []
+    watch = switch.watch
+    watch.subscribe_end_of_streams(lambda: called.append(("end", watch.is_ending_streams)))
+    watch.subscribe(lambda: called.append(("begin", watch.is_ending_streams)))
+
+    switch.end_streams()
+
+    assert called == [("begin", False), ("end", True)]
+    assert watch.is_shutting_down
+
+
+def test_a_late_subscriber_to_the_end_of_streams_is_called_at_once() -> None:
+    """An exchange that begins after it cannot miss it; one that began the shutdown's can wait."""
+    switch = ShutdownSwitch()
+    called: list[str] = []
+    switch.start()
+    taken_back = switch.watch.subscribe_end_of_streams(lambda: called.append("taken back"))
+    taken_back()
+    switch.end_streams()
+    unsubscribe = switch.watch.subscribe_end_of_streams(lambda: called.append("late"))
+    unsubscribe()
+
+    assert called == ["late"]

@@ -1,13 +1,16 @@
-"""What runs everything: the shutdown signal, the coarse shared timers, the allocator."""
+"""What runs everything: the shutdown signal, the shared timers, the allocator, the counters."""
 
 from pingora_core.runtime.allocator import keep_freed_memory
+from pingora_core.runtime.counters import COUNTERS, ProcessCounters
 from pingora_core.runtime.log_limit import LogLimit
 from pingora_core.runtime.shutdown import ShutdownSwitch, ShutdownWatch
 from pingora_core.runtime.timers import Deadline, Timers, get_timers, sleep, timeout
 
 __all__ = [
+    "COUNTERS",
     "Deadline",
     "LogLimit",
+    "ProcessCounters",
     "ShutdownSwitch",
     "ShutdownWatch",
     "Timers",

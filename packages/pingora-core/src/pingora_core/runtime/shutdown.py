@@ -2,6 +2,10 @@
 
 The server owns a `ShutdownSwitch` and hands out its `ShutdownWatch`, which can only be looked at,
 waited for or subscribed to. Both belong to one event loop and are not thread-safe.
+
+A shutdown has two stages. When it begins, nothing new is taken on, and what is in flight goes on to
+its end. Exchanges that have no end of their own (WebSockets, event streams, tunnels) would go on
+until they are cut; the second stage tells them to come to an end now, properly.
 """
 
 from __future__ import annotations
@@ -23,14 +27,18 @@ class ShutdownWatch:
 
     Attributes:
         is_shutting_down: True once the shutdown has begun; never False again. Read only.
+        is_ending_streams: True once exchanges without an end of their own should end; never False
+            again. Read only.
     """
 
-    __slots__ = ("_callbacks", "is_shutting_down")
+    __slots__ = ("_callbacks", "_stream_callbacks", "is_ending_streams", "is_shutting_down")
 
     def __init__(self) -> None:
         self.is_shutting_down = False
-        # An ordered set: connections come and go by the thousand and unsubscribe in O(1).
+        self.is_ending_streams = False
+        # Ordered sets: connections come and go by the thousand and unsubscribe in O(1).
         self._callbacks: dict[object, Callable[[], None]] = {}
+        self._stream_callbacks: dict[object, Callable[[], None]] = {}
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have a function called once when the shutdown begins.
@@ -46,14 +54,21 @@ class ShutdownWatch:
         if self.is_shutting_down:
             _call(callback)
             return _nothing
-        token = object()
-        self._callbacks[token] = callback
-        callbacks = self._callbacks
+        return _subscribe(self._callbacks, callback)
 
-        def unsubscribe() -> None:
-            callbacks.pop(token, None)
+    def subscribe_end_of_streams(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a function called once when exchanges without an end of their own should end.
 
-        return unsubscribe
+        Args:
+            callback: Called as `subscribe` calls its own: at once if it is time already.
+
+        Returns:
+            A function that takes the subscription back; calling it late or twice is harmless.
+        """
+        if self.is_ending_streams:
+            _call(callback)
+            return _nothing
+        return _subscribe(self._stream_callbacks, callback)
 
     async def wait(self) -> None:
         """Wait until the shutdown begins."""
@@ -75,9 +90,14 @@ class ShutdownWatch:
         if self.is_shutting_down:
             return
         self.is_shutting_down = True
-        while self._callbacks:
-            token = next(iter(self._callbacks))
-            _call(self._callbacks.pop(token))
+        _call_all(self._callbacks)
+
+    def _end_streams(self) -> None:
+        self._begin()
+        if self.is_ending_streams:
+            return
+        self.is_ending_streams = True
+        _call_all(self._stream_callbacks)
 
 
 class ShutdownSwitch:
@@ -99,6 +119,33 @@ class ShutdownSwitch:
         Must be called in the thread of the event loop.
         """
         self._watch._begin()  # noqa: SLF001  # two halves of one object
+
+    def end_streams(self) -> None:
+        """Begin the second stage: tell exchanges without an end of their own to end now.
+
+        Begins the shutdown if it has not begun. Calling it again does nothing. Must be called in
+        the thread of the event loop.
+        """
+        self._watch._end_streams()  # noqa: SLF001  # two halves of one object
+
+
+def _subscribe(
+    callbacks: dict[object, Callable[[], None]], callback: Callable[[], None]
+) -> Callable[[], None]:
+    token = object()
+    callbacks[token] = callback
+
+    def unsubscribe() -> None:
+        callbacks.pop(token, None)
+
+    return unsubscribe
+
+
+def _call_all(callbacks: dict[object, Callable[[], None]]) -> None:
+    # One at a time: any of them may take back others that were not called yet.
+    while callbacks:
+        token = next(iter(callbacks))
+        _call(callbacks.pop(token))
 
 
 def _call(callback: Callable[[], None]) -> None:
