@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_core.listeners.l4 import BindRetry, TcpServerAddress, UdsServerAddress, bind
-from pingora_core.protocols.l4 import TcpSocketOptions
+from pingora_core.listeners.l4 import (
+    BindRetry,
+    TcpServerAddress,
+    UdpServerAddress,
+    UdsServerAddress,
+    bind,
+    bind_blocking,
+    resolve,
+    resolve_blocking,
+)
+from pingora_core.protocols.address import InetAddress
+from pingora_core.protocols.l4 import TcpKeepalive, TcpSocketOptions
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
@@ -252,3 +262,144 @@ def test_a_unix_address_is_checked_when_it_is_made(path: str, permissions: int |
 def test_the_key_of_a_unix_address_has_one_form() -> None:
     """With or without the prefix it is the same socket."""
     assert UdsServerAddress("/tmp/x").key == UdsServerAddress("unix:/tmp/x").key == "unix:/tmp/x"
+
+
+# ---------------------------------------------------------------------------------- datagrams
+
+
+async def test_a_udp_address_receives_datagrams() -> None:
+    """The socket does not block and is nobody else's: not even SO_REUSEADDR lets one share it."""
+    with (
+        await bind(UdpServerAddress("127.0.0.1:0"), ONCE) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.sendto(b"x", sock.getsockname())
+
+        assert await asyncio.get_running_loop().sock_recv(sock, 10) == b"x"
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+        host, port = sock.getsockname()
+        with pytest.raises(Error, match=f"udp:{host}:{port}") as caught:
+            await bind(UdpServerAddress(f"{host}:{port}"), ONCE)
+        assert caught.value.etype is ErrorType.BIND_ERROR
+
+
+async def test_udp_and_tcp_share_a_port_but_no_key() -> None:
+    """They are different things to the kernel and in the table."""
+    with await bind(TcpServerAddress("127.0.0.1:0"), ONCE) as tcp:
+        host, port = tcp.getsockname()
+        address = UdpServerAddress(f"udp:{host}:{port}")
+
+        with await bind(address, ONCE) as udp:
+            assert udp.getsockname() == tcp.getsockname()
+        assert address.key == UdpServerAddress(f"{host}:{port}").key == f"udp:{host}:{port}"
+
+
+async def test_options_of_a_udp_socket_are_set() -> None:
+    """Those that have a meaning without connections."""
+    options = TcpSocketOptions(so_reuseport=True, dscp=46, tcp_recv_buf=30000, ipv6_only=True)
+    with await bind(UdpServerAddress("[::1]:0", options), ONCE) as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 60000
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [
+        ("unix:/tmp/x", TcpSocketOptions()),
+        ("127.0.0.1", TcpSocketOptions()),
+        ("127.0.0.1:1", TcpSocketOptions(tcp_fastopen=1)),
+        ("127.0.0.1:1", TcpSocketOptions(tcp_keepalive=TcpKeepalive(1, 1, 1))),
+    ],
+    ids=["unix", "no port", "fast open", "keepalive"],
+)
+def test_a_udp_address_is_checked_when_it_is_made(address: str, options: TcpSocketOptions) -> None:
+    """A mistake is found before anything runs."""
+    with pytest.raises(ValueError, match=r"."):
+        UdpServerAddress(address, options)
+
+
+# ----------------------------------------------------------------------------- without a loop
+
+
+@pytest.mark.parametrize(
+    "address",
+    [TcpServerAddress("localhost:0"), UdpServerAddress("localhost:0")],
+    ids=["tcp", "udp"],
+)
+def test_binding_works_without_a_loop(address: TcpServerAddress | UdpServerAddress) -> None:
+    """A name is resolved, and the socket is the same as from `bind`."""
+    with bind_blocking(address, ONCE) as sock:
+        assert sock.getsockname()[0] in {"127.0.0.1", "::1"}
+        assert sock.getblocking() is False
+
+
+def test_a_unix_socket_is_bound_without_a_loop(path: Path) -> None:
+    """With its permissions."""
+    with bind_blocking(UdsServerAddress(str(path), 0o600), ONCE):
+        assert connects(str(path))
+        assert mode_of(path) == 0o600
+
+
+def test_binding_without_a_loop_tries_again() -> None:
+    """It waits between two attempts, and takes the address as soon as it is free."""
+    other = socket.create_server(("127.0.0.1", 0))
+    host, port = other.getsockname()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            other.close()
+
+    with bind_blocking(TcpServerAddress(f"{host}:{port}"), BindRetry(3, 0.5), sleep) as sock:
+        assert sock.getsockname() == (host, port)
+    assert waited == [0.5, 0.5]
+
+
+def test_binding_without_a_loop_gives_up() -> None:
+    """After the last attempt the error names the address."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host, port = other.getsockname()
+        waited: list[float] = []
+
+        with pytest.raises(Error, match=f"{host}:{port}") as caught:
+            bind_blocking(TcpServerAddress(f"{host}:{port}"), BindRetry(3, 0.5), waited.append)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+    assert waited == [0.5, 0.5]
+
+
+async def test_a_name_stands_for_all_its_addresses() -> None:
+    """Both ways of asking give the same, with the port that was asked for."""
+    address = TcpServerAddress("localhost:81")
+
+    found = await resolve(address)
+
+    assert InetAddress("127.0.0.1", 81) in found
+    assert found == resolve_blocking(address)
+
+
+def test_an_unknown_name_is_a_bind_error_without_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the address."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(Error, match=r"no-such-host\.invalid:80") as caught:
+        bind_blocking(TcpServerAddress("no-such-host.invalid:80"), ONCE)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR
+
+
+async def test_an_option_that_the_system_refuses_is_a_bind_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says which address, and which option."""
+    monkeypatch.setattr(socket, "SO_REUSEPORT", 9999)
+
+    with pytest.raises(Error, match=r"127\.0\.0\.1:0.*SO_REUSEPORT") as caught:
+        await bind(TcpServerAddress("127.0.0.1:0", TcpSocketOptions(so_reuseport=True)), ONCE)
+
+    assert caught.value.etype is ErrorType.BIND_ERROR

@@ -1,15 +1,17 @@
 """Where connections come in: addresses, sockets, filters, and the tasks that serve them."""
 
-from pingora_core.listeners.fds import ListenFds
+from pingora_core.listeners.endpoint import Acceptor, Endpoint, L4BufferSettings
+from pingora_core.listeners.fds import ListenFds, SocketSource
 from pingora_core.listeners.filter import AcceptAllFilter, ConnectionFilter
-from pingora_core.listeners.l4 import BindRetry, ServerAddress, TcpServerAddress, UdsServerAddress
-from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
-from pingora_core.listeners.serving import (
-    Acceptor,
-    Endpoint,
-    L4BufferSettings,
-    ServingListeners,
+from pingora_core.listeners.l4 import (
+    BindRetry,
+    ServerAddress,
+    TcpServerAddress,
+    UdpServerAddress,
+    UdsServerAddress,
 )
+from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
+from pingora_core.listeners.serving import ServingListeners
 from pingora_core.listeners.stack import Listeners
 from pingora_core.listeners.tls import (
     CertificateDirectory,
@@ -37,9 +39,11 @@ __all__ = [
     "ProxyProtocolSettings",
     "ServerAddress",
     "ServingListeners",
+    "SocketSource",
     "TcpServerAddress",
     "TlsAccept",
     "TlsAlert",
     "TlsSettings",
+    "UdpServerAddress",
     "UdsServerAddress",
 ]

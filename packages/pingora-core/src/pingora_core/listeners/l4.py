@@ -1,5 +1,8 @@
 """Listening sockets: where, with which options, and how they are made.
 
+What can wait here, for a name or for an address in use, has a form for the event loop and one that
+blocks, which is for the time before there is a loop: as root, and before a process forks.
+
 Source: pingora-core/src/listeners/l4.rs.
 """
 
@@ -8,36 +11,43 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import socket
-import stat
+import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
-from pingora_core.protocols.address import HostAddress, InetAddress, UnixAddress, parse_address
-from pingora_core.protocols.l4.sockopt import TcpSocketOptions, apply_listener_options
+from pingora_core.listeners._sockets import bind_udp, listen_tcp, listen_unix
+from pingora_core.protocols.address import (
+    HostAddress,
+    InetAddress,
+    UnixAddress,
+    parse_address,
+    socket_address_from_sockname,
+)
+from pingora_core.protocols.l4.sockopt import TcpSocketOptions
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from pingora_core.protocols.address import SocketAddress
 
 __all__ = [
-    "BACKLOG",
     "DEFAULT_RETRY",
     "DEFAULT_UDS_PERMISSIONS",
     "NO_OPTIONS",
     "BindRetry",
     "ServerAddress",
     "TcpServerAddress",
+    "UdpServerAddress",
     "UdsServerAddress",
     "bind",
+    "bind_blocking",
+    "resolve",
+    "resolve_blocking",
 ]
 
 _logger = logging.getLogger(__name__)
-
-BACKLOG: Final = 65535
-"""Connections that may wait to be accepted; the kernel lowers it to its own limit."""
 
 DEFAULT_UDS_PERMISSIONS: Final = 0o666
 """Everybody may connect, as to a TCP port."""
@@ -100,7 +110,43 @@ class UdsServerAddress:
         return "unix:" + self.path.removeprefix("unix:")
 
 
-ServerAddress: TypeAlias = TcpServerAddress | UdsServerAddress
+_UDP_PREFIX: Final = "udp:"
+
+
+@dataclass(frozen=True, slots=True)
+class UdpServerAddress:
+    """A UDP address to receive datagrams on.
+
+    Attributes:
+        address: As that of a `TcpServerAddress`, with or without ``udp:``.
+        options: Of the socket; ``tcp_fastopen`` and ``tcp_keepalive`` have no meaning here.
+
+    Raises:
+        ValueError: If the address cannot be read, or an option is one of connections.
+    """
+
+    address: str
+    options: TcpSocketOptions = NO_OPTIONS
+
+    def __post_init__(self) -> None:
+        if isinstance(parse_address(self.bare), UnixAddress):
+            raise ValueError(f"{self.address!r} is the path of a Unix socket, not a UDP address")
+        for name in ("tcp_fastopen", "tcp_keepalive"):
+            if getattr(self.options, name) is not None:
+                raise ValueError(f"{self.address!r}: {name} is no option of a UDP socket")
+
+    @property
+    def bare(self) -> str:
+        """The address without its prefix."""
+        return self.address.removeprefix(_UDP_PREFIX)
+
+    @property
+    def key(self) -> str:
+        """What the socket is filed under."""
+        return _UDP_PREFIX + self.bare
+
+
+ServerAddress: TypeAlias = TcpServerAddress | UdsServerAddress | UdpServerAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,121 +167,144 @@ DEFAULT_RETRY: Final = BindRetry()
 
 
 async def bind(address: ServerAddress, retry: BindRetry = DEFAULT_RETRY) -> socket.socket:
-    """Make a listening socket.
+    """Make a listening socket, or one that receives datagrams.
 
     Args:
         address: Where.
         retry: What to do about an address in use.
 
     Returns:
-        The socket, listening, non-blocking; the caller's to close.
+        The socket, non-blocking; the caller's to close.
 
     Raises:
         Error: ``BIND_ERROR`` naming the address.
     """
-    if isinstance(address, TcpServerAddress):
-        where = await _resolve(address.address)
-        options = address.options
-
-        def make() -> socket.socket:
-            return _listen_tcp(where, options)
-    else:
-        unix = parse_address(address.key)
-        assert isinstance(unix, UnixAddress)
-        mode = DEFAULT_UDS_PERMISSIONS if address.permissions is None else address.permissions
-
-        def make() -> socket.socket:
-            return _listen_unix(unix.path, mode)
-
-    return await _with_retry(address.key, make, retry)
-
-
-async def _with_retry(
-    key: str, make: Callable[[], socket.socket], retry: BindRetry
-) -> socket.socket:
+    where = (await resolve(address))[0]
     attempt = 1
     while True:
-        try:
-            return make()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or attempt >= retry.attempts:
-                raise Error(ErrorType.BIND_ERROR, f"listen on {key}", cause=error) from error
-        _logger.warning("%s is in use, attempt %d of %d", key, attempt, retry.attempts)
+        sock = _attempt(address, where, attempt, retry)
+        if sock is not None:
+            return sock
         attempt += 1
         await asyncio.sleep(retry.interval)
 
 
-async def _resolve(text: str) -> InetAddress:
-    address = parse_address(text)
-    if isinstance(address, InetAddress):
-        return address
-    assert isinstance(address, HostAddress)
+def bind_blocking(
+    address: ServerAddress,
+    retry: BindRetry = DEFAULT_RETRY,
+    sleep: Callable[[float], None] = time.sleep,
+) -> socket.socket:
+    """Make a socket as `bind` does, without an event loop.
+
+    Args:
+        address: Where.
+        retry: What to do about an address in use.
+        sleep: How to wait.
+
+    Returns:
+        The socket, non-blocking; the caller's to close.
+
+    Raises:
+        Error: ``BIND_ERROR`` naming the address.
+    """
+    where = resolve_blocking(address)[0]
+    attempt = 1
+    while True:
+        sock = _attempt(address, where, attempt, retry)
+        if sock is not None:
+            return sock
+        attempt += 1
+        sleep(retry.interval)
+
+
+def _attempt(
+    address: ServerAddress, where: SocketAddress, attempt: int, retry: BindRetry
+) -> socket.socket | None:
+    # None: the address is in use, and there is another attempt.
+    try:
+        return _make(address, where)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or attempt >= retry.attempts:
+            raise Error(ErrorType.BIND_ERROR, f"listen on {address.key}", cause=error) from error
+    except Error as error:
+        msg = f"listen on {address.key}"
+        raise Error(ErrorType.BIND_ERROR, msg, cause=error) from error
+    _logger.warning("%s is in use, attempt %d of %d", address.key, attempt, retry.attempts)
+    return None
+
+
+def _make(address: ServerAddress, where: SocketAddress) -> socket.socket:
+    if isinstance(address, UdsServerAddress):
+        assert isinstance(where, UnixAddress)
+        mode = DEFAULT_UDS_PERMISSIONS if address.permissions is None else address.permissions
+        return listen_unix(where.path, mode)
+    assert isinstance(where, InetAddress)
+    if isinstance(address, TcpServerAddress):
+        return listen_tcp(where, address.options)
+    if isinstance(address, UdpServerAddress):
+        return bind_udp(where, address.options)
+    assert_never(address)
+
+
+async def resolve(address: ServerAddress) -> list[SocketAddress]:
+    """Look up what an address stands for.
+
+    Args:
+        address: The address.
+
+    Returns:
+        One address, or all those of a host name; `bind` takes the first.
+
+    Raises:
+        Error: ``BIND_ERROR`` if the name is unknown.
+    """
+    parsed, kind = _parse(address)
+    if not isinstance(parsed, HostAddress):
+        return [parsed]
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = await loop.getaddrinfo(parsed.host, parsed.port, type=kind, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise Error(ErrorType.BIND_ERROR, f"listen on {text}", cause=error) from error
-    sockaddr = found[0][4]
-    return InetAddress(str(sockaddr[0]), address.port)
+        raise Error(ErrorType.BIND_ERROR, f"listen on {address.key}", cause=error) from error
+    return _addresses(found)
 
 
-def _listen_tcp(address: InetAddress, options: TcpSocketOptions) -> socket.socket:
-    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; uvloop always does.
-    sock = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+def resolve_blocking(address: ServerAddress) -> list[SocketAddress]:
+    """Look an address up as `resolve` does, without an event loop.
+
+    Args:
+        address: The address.
+
+    Returns:
+        One address, or all those of a host name.
+
+    Raises:
+        Error: ``BIND_ERROR`` if the name is unknown.
+    """
+    parsed, kind = _parse(address)
+    if not isinstance(parsed, HostAddress):
+        return [parsed]
     try:
-        sock.settimeout(0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        apply_listener_options(sock, options)
-        sock.bind(address.sockaddr)
-        # Here and not when serving begins: two sockets may be bound to one address, but only
-        # listening fails for the second.
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        found = socket.getaddrinfo(parsed.host, parsed.port, type=kind, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise Error(ErrorType.BIND_ERROR, f"listen on {address.key}", cause=error) from error
+    return _addresses(found)
 
 
-def _listen_unix(path: str, mode: int) -> socket.socket:
-    is_file = not path.startswith("\0")
-    if is_file:
-        _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(0)
-        if is_file:
-            # The file is born with the socket's own mode (less the umask), so it is never more
-            # open than asked for, not even between bind and chmod.
-            os.fchmod(sock.fileno(), mode)
-        sock.bind(path)
-        if is_file:
-            Path(path).chmod(mode)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _parse(
+    address: ServerAddress,
+) -> tuple[InetAddress | UnixAddress | HostAddress, socket.SocketKind]:
+    match address:
+        case TcpServerAddress(text):
+            return parse_address(text), socket.SOCK_STREAM
+        case UdsServerAddress():
+            return parse_address(address.key), socket.SOCK_STREAM
+        case UdpServerAddress():
+            return parse_address(address.bare), socket.SOCK_DGRAM
 
 
-def _remove_stale(path: str) -> None:
-    # A file that nobody listens on is left over from a crash. What is no socket, or is alive,
-    # is somebody else's.
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(errno.EEXIST, "there is a file that is no socket", path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            # Alive, and its backlog is full.
-            pass
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+def _addresses(
+    found: Sequence[tuple[object, object, object, object, object]],
+) -> list[SocketAddress]:
+    places = [socket_address_from_sockname(each[4]) for each in found]
+    return [place for place in places if place is not None]

@@ -1,126 +1,57 @@
-"""Endpoints that accept: from the listening socket to the task that serves a connection."""
+"""Endpoints that accept: from the listening socket to the task that serves a connection.
+
+Theory of operation. The endpoints of a service may change while it runs. New ones are bound before
+anything else happens, so what cannot be had changes nothing; then, in one step, those that are gone
+stop, those that stay serve new connections in the new way, and connections go on as they began.
+
+An endpoint that stops accepts what the kernel has completed for it by then: such a client believes
+that it is connected, and would be reset. The table of sockets knows when that is somebody else's
+business (`ListenFds.retire`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pingora_core.listeners.l4 import BACKLOG, NO_OPTIONS, TcpServerAddress
+from pingora_core.listeners._accepting import Accepting
+from pingora_core.listeners._background import BackgroundTasks
+from pingora_core.listeners._sockets import accept_waiting
+from pingora_core.listeners.endpoint import BackgroundAcceptor
+from pingora_core.listeners.l4 import NO_OPTIONS, TcpServerAddress
+from pingora_core.listeners.limits import get_accept_guard
 from pingora_core.listeners.proxy_protocol import accept_proxy_header
-from pingora_core.protocols.address import InetAddress, socket_address_from_sockname
-from pingora_core.protocols.l4.stream import (
-    DEFAULT_READ_BUFFER,
-    DEFAULT_WRITE_BUFFER,
-    L4Stream,
-)
+from pingora_core.protocols.address import InetAddress
+from pingora_core.protocols.l4.sockopt import set_reset_on_close
 from pingora_core.protocols.proxy_protocol import ProxyCommand
 from pingora_core.runtime import timers
 from pingora_core.runtime.log_limit import LogLimit
-from pingora_error import Error
+from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from pingora_core.listeners.endpoint import AcceptPolicy, Endpoint
     from pingora_core.listeners.fds import ListenFds
     from pingora_core.listeners.filter import ConnectionFilter
-    from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.interfaces import Stream
+    from pingora_core.protocols.l4.stream import L4Stream
 
     OnStream: TypeAlias = Callable[[Stream], Awaitable[None]]
 
-__all__ = [
-    "AcceptPolicy",
-    "Acceptor",
-    "BackgroundAcceptor",
-    "Endpoint",
-    "L4BufferSettings",
-    "ServingListeners",
-]
+__all__ = ["ServingListeners"]
 
 _logger = logging.getLogger(__name__)
 
-
-class Acceptor(Protocol):
-    """What stands between an accepted connection and the application: a TLS handshake."""
-
-    async def accept(self, stream: Stream, /) -> Stream:
-        """Do the handshake.
-
-        Args:
-            stream: The accepted connection; the acceptor's from now on, but whoever called
-                closes it if this raises.
-
-        Returns:
-            The stream to serve; closing it closes the accepted one.
-        """
-
-
-@runtime_checkable
-class BackgroundAcceptor(Acceptor, Protocol):
-    """An acceptor with something to do beside accepting, such as looking for renewed files."""
-
-    async def run(self) -> None:
-        """Do it until cancelled, which happens when the listener stops to accept."""
-
-
-@dataclass(frozen=True, slots=True)
-class L4BufferSettings:
-    """Buffers of accepted connections.
-
-    Attributes:
-        read: Unread bytes at which reading pauses.
-        write: Unsent bytes above which the writer is asked to wait.
-    """
-
-    read: int = DEFAULT_READ_BUFFER
-    write: int = DEFAULT_WRITE_BUFFER
-
-    def __post_init__(self) -> None:
-        if self.read < 1 or self.write < 0:
-            raise ValueError(f"no such buffer sizes: read {self.read}, write {self.write}")
-
-
-DEFAULT_BUFFERS: Final = L4BufferSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One address and what is special about its connections.
-
-    Attributes:
-        address: Where it listens.
-        acceptor: Handshake before the application; None for none.
-        buffers: Of the connections.
-        proxy_protocol: Whose headers of the PROXY protocol it believes, read before the acceptor
-            sees the connection; None reads none.
-    """
-
-    address: ServerAddress
-    acceptor: Acceptor | None = None
-    buffers: L4BufferSettings = DEFAULT_BUFFERS
-    proxy_protocol: ProxyProtocolSettings | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptPolicy:
-    """What all endpoints have in common.
-
-    Attributes:
-        connection_filter: Who may connect; None for everybody.
-        filter_timeout: How long the filter may take; then the answer is no. Seconds.
-        handshake_timeout: How long an acceptor may take, seconds; listeners/mod.rs.
-    """
-
-    connection_filter: ConnectionFilter | None = None
-    filter_timeout: float = 5.0
-    handshake_timeout: float = 60.0
+# Seconds until a descriptor may be free for a connection that is waiting.
+_DESCRIPTOR_PAUSE: Final = 0.05
 
 
 class ServingListeners:
@@ -140,35 +71,50 @@ class ServingListeners:
         self._on_stream = on_stream
         self._fds = fds
         self._policy = policy
-        self._servers: list[tuple[asyncio.AbstractServer, Endpoint]] = []
+        self._guard = get_accept_guard()
+        self._accepting: list[Accepting] = []
         self._addresses: list[SocketAddress] = []
+        self._is_closed = False
+        self._is_cancelled = False
+        self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._background: dict[Acceptor, asyncio.Task[None]] = {}
+        self._background = BackgroundTasks()
         self._log_limit = LogLimit()
 
     # -------------------------------------------------------------- accepting
 
-    async def start(self, endpoint: Endpoint) -> None:
-        """Begin to accept on one more endpoint.
+    async def update(self, endpoints: Iterable[Endpoint], policy: AcceptPolicy) -> None:
+        """Accept on these endpoints from now on, and on no others.
+
+        An endpoint is known by the key of its address. One that stays keeps its socket, and
+        everything else that is said of it holds for new connections.
 
         Args:
-            endpoint: Where and how.
+            endpoints: All of them.
+            policy: What they have in common.
 
         Raises:
-            Error: ``BIND_ERROR`` if its address cannot be listened on.
+            Error: ``BIND_ERROR`` if one of their addresses cannot be listened on, or if accepting
+                has ended; then nothing has changed.
+            ValueError: If an address is there twice.
         """
-        sock = await self._fds.acquire(endpoint.address)
-        try:
-            server = await self._create_server(endpoint, sock)
-        except BaseException:
-            sock.close()
-            self._fds.release(endpoint.address)
-            raise
-        self._servers.append((server, endpoint))
-        acceptor = endpoint.acceptor
-        if isinstance(acceptor, BackgroundAcceptor) and acceptor not in self._background:
-            task = asyncio.get_running_loop().create_task(acceptor.run())
-            self._background[acceptor] = task
+        wanted: dict[str, Endpoint] = {}
+        for endpoint in endpoints:
+            if wanted.setdefault(endpoint.address.key, endpoint) is not endpoint:
+                raise ValueError(f"{endpoint.address.key} is there twice")
+        async with self._changing:
+            self._refuse_if_closed()
+            known = {each.endpoint.address.key: each for each in self._accepting}
+            fresh = await self._open([wanted[key] for key in wanted if key not in known])
+            self._policy = policy
+            current = known | fresh
+            for key in known.keys() - wanted.keys():
+                self._retire(current[key], everywhere=True)
+            for key in known.keys() & wanted.keys():
+                self._change(current[key], wanted[key])
+            self._accepting = [current[key] for key in wanted]
+            self._addresses = [each.address for each in self._accepting]
+            self._background.keep(_background_acceptors(wanted.values()))
 
     @property
     def addresses(self) -> list[SocketAddress]:
@@ -183,17 +129,88 @@ class ServingListeners:
     @property
     def is_accepting(self) -> bool:
         """Whether `close` was not called yet."""
-        return bool(self._servers)
+        return not self._is_closed
 
     def close(self) -> None:
         """Stop to accept; connections go on. Calling it again does nothing."""
-        servers = self._servers
-        self._servers = []
-        for server, endpoint in servers:
-            server.close()
-            self._fds.release(endpoint.address)
-        for task in self._background.values():
-            task.cancel()
+        self._is_closed = True
+        accepting, self._accepting = self._accepting, []
+        for each in accepting:
+            self._retire(each)
+        self._background.keep(())
+
+    async def _open(self, endpoints: list[Endpoint]) -> dict[str, Accepting]:
+        opened: dict[str, Accepting] = {}
+        try:
+            # All are bound before the first one accepts: what fails, fails before that.
+            for endpoint in endpoints:
+                sock = await self._fds.acquire(endpoint.address)
+                each = Accepting(endpoint, sock, self._connected, self._guard)
+                opened[endpoint.address.key] = each
+            for each in opened.values():
+                await each.start()
+            self._refuse_if_closed()
+        except BaseException:
+            for each in opened.values():
+                each.close()
+                self._fds.release(each.endpoint.address)
+            raise
+        return opened
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            msg = "the service stops: its addresses stay as they are"
+            raise Error(ErrorType.BIND_ERROR, msg, source=ErrorSource.INTERNAL)
+
+    def _change(self, accepting: Accepting, endpoint: Endpoint) -> None:
+        accepting.endpoint = endpoint
+        try:
+            self._fds.refresh(endpoint.address)
+        except Error as error:
+            # Too late to refuse the change as a whole, and the socket works.
+            _logger.error("%s", error)
+
+    def _retire(self, accepting: Accepting, *, everywhere: bool = False) -> None:
+        endpoint = accepting.endpoint
+        accepting.close()
+        sock = self._fds.retire(endpoint.address, everywhere=everywhere)
+        if sock is None:
+            return
+        if self._take_waiting(accepting, sock):
+            sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._empty(accepting, sock))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._emptied, sock))
+
+    def _take_waiting(self, accepting: Accepting, sock: socket.socket) -> bool:
+        connections, is_all = accept_waiting(sock)
+        loop = asyncio.get_running_loop()
+        for connection in connections:
+            task = loop.create_task(accepting.connect(connection))
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._handed_over, connection))
+        return is_all
+
+    async def _empty(self, accepting: Accepting, sock: socket.socket) -> None:
+        where = accepting.address
+        _logger.warning("%s: the last connections wait for file descriptors", where)
+        while True:
+            await timers.sleep(_DESCRIPTOR_PAUSE)
+            if self._take_waiting(accepting, sock):
+                return
+
+    def _emptied(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        sock.close()
+
+    def _handed_over(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            if connection.family != socket.AF_UNIX and connection.fileno() != -1:
+                with suppress(Error):
+                    set_reset_on_close(connection)
+            connection.close()
 
     # ------------------------------------------------------------- connections
 
@@ -208,8 +225,7 @@ class ServingListeners:
         """
         # What the kernel handed over just before close() becomes a task in this turn.
         await asyncio.sleep(0)
-        if not self._servers and self._background:
-            await asyncio.wait(self._background.values())
+        await self._background.wait_ended()
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while self._tasks:
@@ -228,37 +244,19 @@ class ServingListeners:
         Returns:
             Whether all have ended.
         """
+        self._is_cancelled = self._is_closed
         for task in self._tasks:
             task.cancel()
         return await self.drain(timeout)
 
     # ---------------------------------------------------------------- private
 
-    async def _create_server(
-        self, endpoint: Endpoint, sock: socket.socket
-    ) -> asyncio.AbstractServer:
-        loop = asyncio.get_running_loop()
-        buffers = endpoint.buffers
-        connected = partial(self._connected, endpoint)
-
-        def make() -> L4Stream:
-            return L4Stream(
-                loop,
-                read_buffer=buffers.read,
-                write_buffer=buffers.write,
-                on_connected=connected,
-            )
-
-        address = socket_address_from_sockname(sock.getsockname())
-        assert address is not None
-        if isinstance(endpoint.address, TcpServerAddress):
-            server = await loop.create_server(make, sock=sock, backlog=BACKLOG)
-        else:
-            server = await loop.create_unix_server(make, sock=sock, backlog=BACKLOG)
-        self._addresses.append(address)
-        return server
-
     def _connected(self, endpoint: Endpoint, stream: L4Stream) -> None:
+        if self._is_cancelled:
+            # The kernel handed it over just before.
+            stream.abort()
+            return
+        self._guard.accepted()
         task = asyncio.get_running_loop().create_task(self._serve(endpoint, stream))
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, stream))
@@ -267,6 +265,7 @@ class ServingListeners:
         # Here and not in the task: one that is cancelled before its first step runs no finally.
         self._tasks.discard(task)
         accepted.abort()
+        self._guard.ended()
 
     async def _serve(self, endpoint: Endpoint, accepted: L4Stream) -> None:
         stream: Stream = accepted
@@ -328,6 +327,11 @@ class ServingListeners:
             return
         more = f" (and {suppressed} more that were not logged)" if suppressed else ""
         _logger.warning("connection from %s: %s%s", _client(endpoint, stream), error, more)
+
+
+def _background_acceptors(endpoints: Iterable[Endpoint]) -> list[BackgroundAcceptor]:
+    acceptors = (endpoint.acceptor for endpoint in endpoints)
+    return [each for each in acceptors if isinstance(each, BackgroundAcceptor)]
 
 
 def _client(endpoint: Endpoint, stream: L4Stream) -> str:

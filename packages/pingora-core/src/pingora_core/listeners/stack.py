@@ -7,24 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from pingora_core.listeners.endpoint import DEFAULT_BUFFERS, AcceptPolicy, Endpoint
 from pingora_core.listeners.fds import ListenFds
 from pingora_core.listeners.l4 import TcpServerAddress, UdsServerAddress
-from pingora_core.listeners.serving import (
-    DEFAULT_BUFFERS,
-    AcceptPolicy,
-    Endpoint,
-    ServingListeners,
-)
+from pingora_core.listeners.serving import ServingListeners
 from pingora_core.listeners.tls import TlsAcceptor, TlsSettings
 
 if TYPE_CHECKING:
     import os
     from typing import Self
 
+    from pingora_core.listeners.endpoint import Acceptor, L4BufferSettings
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
-    from pingora_core.listeners.serving import Acceptor, L4BufferSettings, OnStream
+    from pingora_core.listeners.serving import OnStream
     from pingora_core.protocols.l4.sockopt import TcpSocketOptions
 
 __all__ = ["Listeners"]
@@ -103,6 +100,11 @@ class Listeners:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """What was added, in that order."""
         return tuple(self._endpoints)
+
+    @property
+    def policy(self) -> AcceptPolicy:
+        """What all endpoints have in common."""
+        return AcceptPolicy(self._filter, self._filter_timeout, self._handshake_timeout)
 
     def add_tcp(self, address: str, *, proxy_protocol: ProxyProtocolSettings | None = None) -> None:
         """Add a TCP endpoint.
@@ -232,14 +234,8 @@ class Listeners:
         Raises:
             Error: ``BIND_ERROR`` naming the address that cannot be listened on; then nothing
                 is left running.
+            ValueError: If an address is there twice.
         """
-        policy = AcceptPolicy(self._filter, self._filter_timeout, self._handshake_timeout)
-        serving = ServingListeners(on_stream, ListenFds() if fds is None else fds, policy)
-        try:
-            for endpoint in self._endpoints:
-                await serving.start(endpoint)
-        except BaseException:
-            serving.close()
-            await serving.cancel()
-            raise
+        serving = ServingListeners(on_stream, ListenFds() if fds is None else fds, self.policy)
+        await serving.update(self._endpoints, self.policy)
         return serving

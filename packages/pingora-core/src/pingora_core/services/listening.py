@@ -1,7 +1,13 @@
-"""The service with listeners: accepts connections and has an application serve them."""
+"""The service with listeners: accepts connections and has an application serve them.
+
+Theory of operation. What was added before the start is a set of listeners; while the service runs
+it can be replaced by another one as a whole, and whoever reads a configuration makes such a set of
+it every time. A change that is not possible is refused as a whole.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from contextlib import contextmanager
@@ -10,23 +16,21 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from pingora_core.apps.app import ServerApp
 from pingora_core.conf import CONFIG_ERROR
+from pingora_core.listeners.endpoint import ReloadableAcceptor
 from pingora_core.listeners.stack import Listeners
 from pingora_core.services import service as base
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from pingora_core.conf import ServerConf
+    from pingora_core.listeners.endpoint import Acceptor, Endpoint, L4BufferSettings
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
-    from pingora_core.listeners.serving import (
-        Acceptor,
-        Endpoint,
-        L4BufferSettings,
-        ServingListeners,
-    )
+    from pingora_core.listeners.serving import ServingListeners
     from pingora_core.listeners.tls import TlsSettings
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.interfaces import Stream
@@ -56,7 +60,8 @@ class Service(base.Service, Generic[A]):
     Args:
         name: What logs call it.
         app: What serves the connections.
-        listeners: Where they come from; more can be added until the service starts.
+        listeners: Where they come from. More can be added until the service starts; from then on
+            there is `update_listeners`.
 
     Source: pingora-core/src/services/listening.rs.
     """
@@ -69,6 +74,8 @@ class Service(base.Service, Generic[A]):
         self._listeners = Listeners() if listeners is None else listeners
         self._refused: list[str] = []
         self._serving: ServingListeners | None = None
+        # Held while the listeners begin to accept, or change.
+        self._changing = asyncio.Lock()
 
     # ------------------------------------------------------------------------- setup
 
@@ -88,6 +95,11 @@ class Service(base.Service, Generic[A]):
         return self._listeners.endpoints
 
     @property
+    def listen_addresses(self) -> tuple[ServerAddress, ...]:
+        """Where the service is to listen."""
+        return tuple(endpoint.address for endpoint in self.endpoints)
+
+    @property
     def addresses(self) -> tuple[SocketAddress, ...]:
         """Where the service listens, with the ports that the kernel chose; empty before it does."""
         return () if self._serving is None else tuple(self._serving.addresses)
@@ -100,6 +112,8 @@ class Service(base.Service, Generic[A]):
         proxy_protocol: ProxyProtocolSettings | None = None,
     ) -> None:
         """Listen on a TCP address; without effect once the service has started.
+
+        See `update_listeners` for later.
 
         Args:
             address: ``1.2.3.4:80``, ``[::1]:80`` or ``name:80``; port 0 lets the kernel choose.
@@ -123,6 +137,8 @@ class Service(base.Service, Generic[A]):
     ) -> None:
         """Listen on a Unix socket; without effect once the service has started.
 
+        See `update_listeners` for later.
+
         Args:
             path: Where its file is made.
             permissions: Mode of the file; None for 0o666.
@@ -140,6 +156,8 @@ class Service(base.Service, Generic[A]):
         proxy_protocol: ProxyProtocolSettings | None = None,
     ) -> None:
         """Listen with TLS as most clients want it; without effect once the service has started.
+
+        See `update_listeners` for later.
 
         Args:
             address: As for `add_tcp`.
@@ -159,6 +177,8 @@ class Service(base.Service, Generic[A]):
         proxy_protocol: ProxyProtocolSettings | None = None,
     ) -> None:
         """Listen with TLS; without effect once the service has started.
+
+        See `update_listeners` for later.
 
         Args:
             address: As for `add_tcp`.
@@ -214,19 +234,23 @@ class Service(base.Service, Generic[A]):
         Raises:
             Error: ``CONFIG_ERROR`` naming the service, the address and what is allowed.
         """
-        problems = list(self._refused)
-        if not self.endpoints and not problems:
-            problems.append("has no address to listen on, allowed: at least one")
-        counted = Counter(endpoint.address.key for endpoint in self.endpoints)
+        self._refuse([*self._refused, *self._problems_of(self.endpoints)])
+
+    def _problems_of(self, endpoints: Sequence[Endpoint]) -> list[str]:
+        if not endpoints and not self._refused:
+            return ["has no address to listen on, allowed: at least one"]
+        counted = Counter(endpoint.address.key for endpoint in endpoints)
         # Their settings would apply to whichever happens to accept.
-        problems += [
+        return [
             f"address: got {key!r} {count} times, allowed: once in a service"
             for key, count in counted.items()
             if count > 1
         ]
+
+    def _refuse(self, problems: Sequence[str], cause: Exception | None = None) -> None:
         if problems:
             problem = f"service {self.name!r}: {'; '.join(problems)}"
-            raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL)
+            raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL, cause=cause)
 
     # --------------------------------------------------------------------------- run
 
@@ -245,7 +269,8 @@ class Service(base.Service, Generic[A]):
         shutdown = context.shutdown
         try:
             serve = partial(self._serve, shutdown)
-            serving = self._serving = await self._listeners.serve(serve, context.fds)
+            async with self._changing:
+                serving = self._serving = await self._listeners.serve(serve, context.fds)
             # A subscription: the first thing that a shutdown does is to close the listeners.
             forget = shutdown.subscribe(serving.close)
             try:
@@ -260,6 +285,61 @@ class Service(base.Service, Generic[A]):
                 await serving.cancel()
         finally:
             await self._app.cleanup()
+
+    async def update_listeners(self, listeners: Listeners) -> None:
+        """Listen on other addresses, or in another way, from now on.
+
+        An address that is there already keeps its socket; what is said of it (certificates, buffers,
+        PROXY protocol, filters) holds for new connections, its socket options only where they are
+        those of connections. Connections go on as they began, also those of an address that is
+        gone. A service that has not started will start with the new set.
+
+        In a server with several workers this is to be called in each of them, as a reload does.
+
+        Args:
+            listeners: All there are from now on; the service's, not to be changed any more.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` if there is none, or one of them twice; ``BIND_ERROR`` if one
+                cannot be listened on, or the service stops. Nothing has changed then.
+        """
+        if not listeners.endpoints:
+            self._refuse(["has no address to listen on, allowed: at least one"])
+        self._refuse(self._problems_of(listeners.endpoints))
+        async with self._changing:
+            serving = self._serving
+            if serving is not None and serving.is_accepting:
+                await serving.update(listeners.endpoints, listeners.policy)
+                addresses = ", ".join(map(str, serving.addresses))
+                _logger.info("service %r now listens on %s", self.name, addresses)
+            self._listeners = listeners
+            self._refused.clear()
+
+    async def reload(self, conf: ServerConf) -> None:
+        """Have the application take over what has changed, and read certificates again.
+
+        Args:
+            conf: The new configuration.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` naming all that was refused; what it would have replaced is
+                still in use.
+        """
+        problems: list[str] = []
+        cause: Exception | None = None
+        try:
+            await self._app.reload(conf)
+        except Exception as error:  # noqa: BLE001 - raised below, when certificates are done
+            cause = error
+            problems.append("the application refuses")
+        seen: set[int] = set()
+        for endpoint in self.endpoints:
+            acceptor = endpoint.acceptor
+            if isinstance(acceptor, ReloadableAcceptor) and id(acceptor) not in seen:
+                seen.add(id(acceptor))
+                refused = await acceptor.reload()
+                problems += [f"{endpoint.address.key}: {error}" for error in refused]
+        self._refuse(problems, cause)
 
     async def _serve(self, shutdown: ShutdownWatch, stream: Stream) -> None:
         process = self._app.process_new
