@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+# A program of its own, because it imports the packages.
+_CONFIGURATION = "tools/devtool/configuration.py"
+
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
@@ -25,7 +28,7 @@ def check(*, fix: bool = False) -> None:
     """Run all gates; those that fail show their output.
 
     Args:
-        fix: First let ruff mend what it can.
+        fix: First let ruff mend what it can, and write generated pages anew.
 
     Raises:
         VerbError: At least one gate failed.
@@ -34,6 +37,7 @@ def check(*, fix: bool = False) -> None:
     if fix:
         run(programs / "ruff", "check", "--fix", "--quiet", ".")
         run(programs / "ruff", "format", "--quiet", ".")
+        run(programs / "python", _CONFIGURATION)
     failed = [gate.name for gate in _gates(programs) if not _passes(gate)]
     if failed:
         raise VerbError(f"failed: {', '.join(failed)}")
@@ -46,6 +50,7 @@ def _gates(programs: Path) -> list[_Gate]:
         _Gate("types", (programs / "mypy",)),
         # Its cache does not see that a new module changes what an old import means.
         _Gate("layers", (programs / "lint-imports", "--no-logo", "--no-cache")),
+        _Gate("configuration reference", (programs / "python", _CONFIGURATION, "--check")),
     ]
     for member in members():
         source = (member / "src").relative_to(ROOT)

@@ -50,6 +50,21 @@ def test_defaults_are_those_of_pingora() -> None:
     assert conf.fips is False
 
 
+def test_defaults_of_keys_that_pingora_does_not_have() -> None:
+    """The others have defaults under which a server behaves as an operator expects."""
+    conf = ServerConf()
+
+    assert (conf.umask, conf.log_level, conf.worker_cpu_affinity) == (None, None, None)
+    assert (conf.workers, conf.worker_count, conf.is_supervised) == (1, 1, False)
+    assert conf.worker_heartbeat_timeout_seconds == 30
+    assert (conf.worker_max_requests, conf.worker_max_requests_jitter) == (None, 0)
+    assert conf.worker_max_memory is None
+    assert (conf.worker_restart_limit, conf.worker_restart_window_seconds) == (10, 60)
+    assert (conf.lame_duck_seconds, conf.keepalive_min_seconds) == (0, 0.1)
+    assert (conf.stream_drain_seconds, conf.stream_drain) == (None, 300)
+    assert (conf.upgrade_ready_timeout_seconds, conf.upgrade_retries) == (60, 5)
+
+
 def test_every_key_is_read() -> None:
     """Each key of a full file arrives in the attribute of its name."""
     text = """
@@ -60,7 +75,20 @@ upgrade_sock: /run/p.sock
 user: nobody
 group: webusers
 working_directory: /srv
+umask: 0027
+log_level: debug
 workers: 4
+worker_cpu_affinity: [[0, 1], [2]]
+worker_heartbeat_timeout_seconds: 5
+worker_max_requests: 1000
+worker_max_requests_jitter: 100
+worker_max_memory: 5000000000
+worker_restart_limit: 3
+worker_restart_window_seconds: 10
+lame_duck_seconds: 5
+stream_drain_seconds: 0.5
+keepalive_min_seconds: 0
+upgrade_ready_timeout_seconds: 30
 http1_parser: h11
 http2_engine: jh2
 listener_tasks_per_fd: 2
@@ -89,10 +117,18 @@ daemon_notify_timeout_seconds: 11
 
     values = msgspec.to_builtins(conf)
     default = msgspec.to_builtins(ServerConf())
-    own = {each.name for each in fields(ServerConf)} - {"extra", "source"}
+    own = {each.name for each in fields(ServerConf)} - {"extra", "source", "origins"}
     assert {key for key in own if values[key] == default[key]} == set()
     assert conf.client_bind_to_ipv4 == ("127.0.0.1", "127.0.0.2")
     assert (conf.grace_period, conf.graceful_shutdown_timeout) == (1.0, 2.5)
+    assert (conf.stream_drain, conf.upgrade_retries) == (0.5, 7)
+    assert (conf.umask, conf.worker_max_memory) == (0o027, 5_000_000_000)
+    assert conf.worker_cpu_affinity == ((0, 1), (2,))
+
+
+def test_streams_do_not_outlive_the_grace_period() -> None:
+    """Their deadline is cut to that of everything else."""
+    assert ServerConf(stream_drain_seconds=10, grace_period_seconds=2).stream_drain == 2
 
 
 def test_threads_is_another_name_for_workers() -> None:
@@ -104,9 +140,25 @@ def test_threads_is_another_name_for_workers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("threads: 0", "threads: got 0, allowed: a whole number from 1 to 1024"),
-        ("workers: many", "workers: got 'many', allowed: a whole number from 1 to 1024"),
-        ("workers: true", "workers: got true, allowed: a whole number from 1 to 1024"),
+        ("threads: 0", "threads: got 0, allowed: a whole number from 1 to 1024, or auto"),
+        ("workers: 1025", "workers: got 1025, allowed: a whole number from 1 to 1024, or auto"),
+        ("workers: many", "workers: got 'many', allowed: a whole number from 1 to 1024, or auto"),
+        ("workers: true", "workers: got true, allowed: a whole number from 1 to 1024, or auto"),
+        ("workers: AUTO", "workers: got 'AUTO', allowed: a whole number from 1 to 1024, or auto"),
+        ("worker_cpu_affinity: 1", "got 1, allowed: auto, or a list with a list of CPU numbers"),
+        ("worker_cpu_affinity: []", "got [], allowed: auto, or a list with a list of CPU numbers"),
+        ("worker_cpu_affinity: [0]", "worker_cpu_affinity[0]: got 0, allowed: auto, or a list"),
+        ("worker_cpu_affinity: [[0], []]", "worker_cpu_affinity[1]: got [], allowed: auto, or"),
+        ("worker_cpu_affinity: [[0, -1]]", "worker_cpu_affinity[0][1]: got -1, allowed: auto"),
+        ("log_level: INFO", "got 'INFO', allowed: debug, info, warning, error or critical"),
+        ("umask: 27", "umask: got '27', allowed: a mode in octal with a leading zero, from 0 to"),
+        ("umask: 0o1000", "umask: got '0o1000', allowed: a mode in octal with a leading zero"),
+        ("umask: 0x1f", "umask: got '0x1f', allowed: a mode in octal"),
+        ("umask: u=rwx", "umask: got 'u=rwx', allowed: a mode in octal"),
+        ("umask: 0.5", "umask: got '0.5', allowed: a mode in octal"),
+        ("umask: [0]", "umask: got [0], allowed: a mode in octal"),
+        ("worker_max_memory: 0", "got 0, allowed: bytes, a whole number of at least 1"),
+        ("worker_heartbeat_timeout_seconds: 0", "got 0, allowed: seconds, a number above 0"),
         ("daemon: 1", "daemon: got 1, allowed: true or false"),
         ("pid_file: null", "pid_file: got null, allowed: text, not empty"),
         ("user: ''", "user: got '', allowed: text, not empty"),
@@ -126,6 +178,8 @@ def test_threads_is_another_name_for_workers() -> None:
         ("workers: 1\nworkers: 2", "line 2, column 1: key 'workers' is given twice"),
         ("a: {b: 1, c: 2, b: 3}", "line 1, column 17: key 'b' is given twice"),
         ("workers: [1", "is not valid YAML: line 1, column"),
+        ("? [1, 2]\n: 3", "is not valid YAML: line 1, column 3: found unhashable key"),
+        ("umask: {a: 1}", "umask: got {'a': 1}, allowed: a mode in octal"),
         ("a: \x00", "is not valid YAML: "),
         ("a: !!python/object:os.system {}", "is not valid YAML: line 1, column 4"),
         ("error_log: " + "x" * 5000 + "\0", "is not valid YAML"),
@@ -187,15 +241,6 @@ def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:
     assert conf.source == str(path)
 
 
-def test_yaml_round_trip() -> None:
-    """What to_yaml writes is read back equal, the application's keys included."""
-    conf = ServerConf(
-        workers=2, client_bind_to_ipv4=("127.0.0.1",), grace_period_seconds=1.5, extra={"a": [1]}
-    )
-
-    assert ServerConf.from_yaml(conf.to_yaml()) == conf
-
-
 def test_a_configuration_made_in_code_is_validated_on_request() -> None:
     """validate() finds in an object what loading finds in a file."""
     conf = ServerConf(workers=0)
@@ -204,23 +249,8 @@ def test_a_configuration_made_in_code_is_validated_on_request() -> None:
         conf.validate()
 
     assert caught.value.context == (
-        "ServerConf: workers: got 0, allowed: a whole number from 1 to 1024"
+        "ServerConf: workers: got 0, allowed: a whole number from 1 to 1024, or auto"
     )
-
-
-def test_files_that_are_named_must_be_readable(tmp_path: Path) -> None:
-    """check_files() refuses a CA bundle that is not there, and accepts one that is."""
-    path = tmp_path / "ca.pem"
-    conf = ServerConf(ca_file=str(path))
-
-    with pytest.raises(Error) as caught:
-        conf.check_files()
-    path.write_bytes(b"")
-
-    assert "ca_file" in caught.value.context
-    assert "No such file or directory" in caught.value.context
-    conf.check_files()
-    ServerConf().check_files()
 
 
 def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
@@ -296,6 +326,41 @@ c: {<<: *deep, x: 3}
     assert conf.section("a", dict[str, dict[str, int]]) == {"b": {"x": 2, "y": 1}}
 
 
+@pytest.mark.parametrize(
+    ("written", "mode"),
+    [("0027", 0o027), ("0o027", 0o027), ("'0027'", 0o027), ("0", 0), ("00", 0), ("0777", 0o777)],
+)
+def test_a_umask_is_octal(written: str, mode: int) -> None:
+    """In each of the ways in which operators write modes, quoted or not."""
+    assert ServerConf.from_yaml(f"umask: {written}").umask == mode
+
+
+def test_workers_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` stands for the processors that the server may use, also under Pingora's name."""
+    monkeypatch.setattr("pingora_core.conf._keys.usable_cpus", lambda: 3)
+    conf = ServerConf.from_yaml("threads: auto")
+
+    assert (conf.workers, conf.worker_count, conf.threads) == ("auto", 3, 3)
+    assert conf.is_supervised
+
+
+@pytest.mark.parametrize("text", ["workers: 2", "worker_max_requests: 5", "worker_max_memory: 5"])
+def test_several_workers_and_limits_need_a_supervisor(text: str) -> None:
+    """One worker can be replaced only if somebody outlives it."""
+    assert ServerConf.from_yaml(text).is_supervised
+
+
+def test_workers_take_turns_with_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is used in turn; ``auto`` deals out what there is; without any the kernel chooses."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {4, 2})
+    listed = ServerConf(worker_cpu_affinity=((0,), (1, 2)))
+    dealt = ServerConf(worker_cpu_affinity="auto")
+
+    assert [listed.worker_cpus(index) for index in range(3)] == [{0}, {1, 2}, {0}]
+    assert [dealt.worker_cpus(index) for index in range(3)] == [{2}, {4}, {2}]
+    assert ServerConf().worker_cpus(0) == set()
+
+
 @pytest.mark.parametrize("key", ["workers", "threads"])
 def test_the_servers_own_keys_are_no_section(key: str) -> None:
     """Asking for a server key as a section is a mistake of the programmer."""
@@ -311,3 +376,34 @@ def test_a_misspelt_key_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None
     assert [record.getMessage() for record in caplog.records] == [
         "c.yaml: key 'max_retrys' is not one of the server's; is 'max_retries' meant?"
     ]
+
+
+def test_a_key_without_a_meaning_gets_a_note(caplog: pytest.LogCaptureFixture) -> None:
+    """One for each such key that is set to something, none for what is as it always is."""
+    text = "version: 1\nwork_stealing: false\nlistener_tasks_per_fd: 1\ns2n_config_cache_size: 3"
+    ServerConf.from_yaml(text, source="c.yaml")
+
+    note = "has no meaning here; the key is accepted for the sake of Pingora's files"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"c.yaml: s2n_config_cache_size: {note}",
+        f"c.yaml: work_stealing: {note}",
+    ]
+
+
+def test_a_copy_is_read_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    """What was said when the original was loaded is not said again."""
+    conf = ServerConf.from_yaml("work_stealing: false\nmax_retrys: 3", quiet=True)
+
+    assert not conf.work_stealing
+    assert caplog.records == []
+
+
+def test_a_problem_is_worded_as_at_loading() -> None:
+    """Whoever checks more than loading does says it in the same way."""
+    conf = ServerConf(worker_cpu_affinity=((0, 9),), source="c.yaml")
+
+    assert conf.problem("workers", "2") == "c.yaml: workers: got 1, allowed: 2"
+    assert conf.problem("worker_cpu_affinity", "0-3", 0, 1) == (
+        "c.yaml: worker_cpu_affinity[0][1]: got 9, allowed: 0-3"
+    )
+    assert conf.place("workers") == "c.yaml: workers"

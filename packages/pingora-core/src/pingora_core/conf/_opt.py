@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, final
+from typing import TYPE_CHECKING, NoReturn, final
+
+from pingora_core.conf._environment import CONF_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["Opt"]
-
-_ALLOWED: Final = "allowed: -u, -d, -t, -c FILE"
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -32,7 +33,8 @@ class Opt:
         upgrade: Take the listening sockets over from the server that runs (``-u``).
         daemon: Go to the background (``-d``); the configuration file may ask for it too.
         test: Check the configuration and exit: 0 if it is good, 2 if not (``-t``).
-        conf: Path of the configuration file (``-c``); None for the defaults.
+        conf: Path of the configuration file (``-c``, else the environment variable
+            ``PINGORA_CONF``); None for the defaults.
         nocapture: Accepted for Pingora's test harness, without effect.
 
     Source: pingora-core/src/server/configuration/mod.rs.
@@ -75,7 +77,13 @@ class Opt:
         add("-u", "--upgrade", action="store_true", help="take over from the running server")
         add("-d", "--daemon", action="store_true", help="run in the background")
         add("-t", "--test", action="store_true", help="check the configuration and exit")
-        add("-c", "--conf", metavar="FILE", help="configuration file (YAML)")
+        add(
+            "-c",
+            "--conf",
+            metavar="FILE",
+            default=os.environ.get(CONF_VARIABLE) or None,
+            help=f"configuration file (YAML); else the one that {CONF_VARIABLE} names",
+        )
         add("--nocapture", action="store_true", help=argparse.SUPPRESS)
         return parser
 

@@ -1,27 +1,32 @@
-"""The configuration of a server: its keys, their defaults, and what is allowed."""
+"""The configuration of a server: how it comes from file, environment and command line."""
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import logging
+import os
 from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar, final
+from functools import cache
+from typing import TYPE_CHECKING, Final, TypeVar, final, get_type_hints
 
 import yaml
-from msgspec import Meta
 
+from pingora_core.conf._environment import read_environment, resembling
+from pingora_core.conf._keys import ACCEPTED, ServerKeys
 from pingora_core.conf._load import (
     convert,
+    describe_value,
     load_mapping,
     read_file,
     refuse,
     refuse_value,
 )
+from pingora_core.conf._types import UMASK_ALLOWED, Workers, parse_umask, show_umask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pingora_core.conf._opt import Opt
 
 __all__ = ["ServerConf"]
@@ -30,136 +35,23 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Flag: TypeAlias = Annotated[bool, Meta(description="true or false")]
-Text: TypeAlias = Annotated[
-    str, Meta(min_length=1, pattern=r"^[^\x00]*$", description="text, not empty")
-]
-Count: TypeAlias = Annotated[
-    int, Meta(ge=1, le=2**31 - 1, description="a whole number of at least 1")
-]
-CountOrZero: TypeAlias = Annotated[
-    int, Meta(ge=0, le=2**31 - 1, description="a whole number of at least 0")
-]
-Workers: TypeAlias = Annotated[
-    int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")
-]
-# A year is as good as for ever, and keeps infinity out of the loop's clock arithmetic.
-Seconds: TypeAlias = Annotated[
-    float, Meta(ge=0, le=31_536_000, description="seconds, a number from 0 to 31536000")
-]
-SomeSeconds: TypeAlias = Annotated[
-    float, Meta(gt=0, le=31_536_000, description="seconds, a number above 0, up to 31536000")
-]
-Engine: TypeAlias = Annotated[Literal["httptools", "h11"], Meta(description="httptools or h11")]
-Http2Engine: TypeAlias = Annotated[Literal["h2", "jh2"], Meta(description="h2 or jh2")]
-IPv4List: TypeAlias = Annotated[tuple[str, ...], Meta(description="a list of IPv4 addresses")]
-IPv6List: TypeAlias = Annotated[tuple[str, ...], Meta(description="a list of IPv6 addresses")]
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConf:
-    """The configuration of a server.
-
-    Keys, meanings and defaults are Pingora's, so that its configuration files carry over. Times
-    are seconds. Keys marked *accepted* have no meaning here and are kept for such files.
+class ServerConf(ServerKeys):
+    """The configuration of a server: the keys of `ServerKeys`, and where they come from.
 
     Attributes:
-        version: Version of the file's format; informational.
-        daemon: Run in the background.
-        error_log: File that takes standard error when in the background.
-        pid_file: Where the process id is written when in the background.
-        upgrade_sock: Unix socket over which a successor takes the listening sockets.
-        user: User to become when in the background.
-        group: Group to become when in the background.
-        working_directory: Directory to change to when in the background.
-        workers: Worker processes. A file may call it ``threads``.
-        http1_parser: Which engine parses HTTP/1 heads: ``httptools``, the fast one, or ``h11``,
-            the reference.
-        http2_engine: Which library drives HTTP/2: ``h2``, the reference, or ``jh2``, which must
-            be installed (``pingora-core[jh2]``).
-        listener_tasks_per_fd: *Accepted.*
-        work_stealing: *Accepted.*
-        fips: Refuse to start unless OpenSSL uses nothing but its FIPS provider. It does not switch
-            that on; OpenSSL's own configuration does.
-        ca_file: CA bundle (PEM) that verifies upstreams; None for the system's.
-        s2n_config_cache_size: *Accepted.*
-        grace_period_seconds: How long what is in flight at a graceful stop may take; the server
-            stops earlier when nothing is. None for 300.
-        graceful_shutdown_timeout_seconds: How long what is cut off after that may take to clean
-            up. None for 5.
-        client_bind_to_ipv4: Source addresses for IPv4 upstreams; one is picked per connection.
-        client_bind_to_ipv6: Source addresses for IPv6 upstreams.
-        upstream_keepalive_pool_size: Idle upstream connections that are kept.
-        upstream_connect_offload_threadpools: *Accepted.*
-        upstream_connect_offload_thread_per_pool: *Accepted.*
-        upstream_debug_ssl_keylog: Append TLS secrets to the file that the environment variable
-            ``SSLKEYLOGFILE`` names.
-        max_retries: Attempts that are made at most for one request.
-        upgrade_sock_connect_accept_max_retries: Attempts to meet on the upgrade socket. None
-            for 5.
-        max_blocking_threads: Threads for blocking calls. None for the event loop's own choice.
-        blocking_threads_ttl_seconds: *Accepted.*
-        daemon_wait_for_ready: Whether the parent waits until the background process is ready.
-        daemon_ready_timeout_seconds: How long it waits.
-        daemon_notify_timeout_seconds: How long the background process tries to tell it.
         extra: The keys of the file that are not listed here; see `section`.
         source: The file it came from, for messages.
+        origins: By key where its value came from, where that is not the file, for messages.
 
     Source: pingora-core/src/server/configuration/mod.rs.
     """
 
-    version: CountOrZero = 0
-    daemon: Flag = False
-    error_log: Text | None = None
-    pid_file: Text = "/tmp/pingora.pid"  # noqa: S108 - Pingora's default
-    upgrade_sock: Text = "/tmp/pingora_upgrade.sock"  # noqa: S108 - Pingora's default
-    user: Text | None = None
-    group: Text | None = None
-    working_directory: Text | None = None
-    workers: Workers = 1
-    http1_parser: Engine = "httptools"
-    http2_engine: Http2Engine = "h2"
-    listener_tasks_per_fd: Count = 1
-    work_stealing: Flag = True
-    fips: Flag = False
-    ca_file: Text | None = None
-    s2n_config_cache_size: CountOrZero | None = None
-    grace_period_seconds: Seconds | None = None
-    graceful_shutdown_timeout_seconds: Seconds | None = None
-    client_bind_to_ipv4: IPv4List = ()
-    client_bind_to_ipv6: IPv6List = ()
-    upstream_keepalive_pool_size: Count = 128
-    upstream_connect_offload_threadpools: CountOrZero | None = None
-    upstream_connect_offload_thread_per_pool: CountOrZero | None = None
-    upstream_debug_ssl_keylog: Flag = False
-    max_retries: Count = 16
-    upgrade_sock_connect_accept_max_retries: CountOrZero | None = None
-    max_blocking_threads: Count | None = None
-    blocking_threads_ttl_seconds: Seconds | None = None
-    daemon_wait_for_ready: Flag = False
-    daemon_ready_timeout_seconds: SomeSeconds = 600.0
-    daemon_notify_timeout_seconds: SomeSeconds = 60.0
     extra: Mapping[str, object] = field(default_factory=dict, hash=False)
     source: str = field(default="ServerConf", compare=False)
-
-    # -------------------------------------------------------------- effective values
-
-    @property
-    def threads(self) -> int:
-        """Pingora's name for ``workers``."""
-        return self.workers
-
-    @property
-    def grace_period(self) -> float:
-        """``grace_period_seconds`` or its default, seconds."""
-        return 300.0 if self.grace_period_seconds is None else self.grace_period_seconds
-
-    @property
-    def graceful_shutdown_timeout(self) -> float:
-        """``graceful_shutdown_timeout_seconds`` or its default, seconds."""
-        timeout = self.graceful_shutdown_timeout_seconds
-        return 5.0 if timeout is None else timeout
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     # ----------------------------------------------------------------------- loading
 
@@ -180,12 +72,16 @@ class ServerConf:
         return cls.from_yaml(read_file(path), source=path)
 
     @classmethod
-    def from_yaml(cls, text: str, *, source: str = "configuration") -> ServerConf:
+    def from_yaml(
+        cls, text: str, *, source: str = "configuration", quiet: bool = False
+    ) -> ServerConf:
         """Read a configuration from YAML text.
 
         Args:
             text: A mapping; keys that are not the server's own are kept in ``extra``.
             source: What messages call it.
+            quiet: Whether to log nothing about what is odd but allowed, because whoever wrote the
+                text, such as another process with `to_yaml`, has done so.
 
         Returns:
             The configuration, valid.
@@ -193,25 +89,35 @@ class ServerConf:
         Raises:
             Error: As `load_from_yaml` does.
         """
-        given = load_mapping(text, source)
+        given = load_mapping(text, source, verbatim={"umask"})
         own = {key: value for key, value in given.items() if key in _KEYS}
         extra = {key: value for key, value in given.items() if key not in _KEYS}
         if "threads" in extra:
             threads = convert({"threads": extra.pop("threads")}, _Alias, source).threads
             if own.setdefault("workers", threads) != threads:
-                problem = "and 'workers' are the same setting with two values, allowed: one of them"
-                refuse(source, "threads", problem)
-        _warn_of_misspelt(extra, source)
+                refuse(source, "threads", f"and 'workers' {_TWO_VALUES}")
+        if isinstance(written := own.get("umask"), str):
+            own["umask"] = parse_umask(written)
+            if own["umask"] is None:
+                refuse_value(source, "umask", written, UMASK_ALLOWED)
         conf = replace(convert(own, cls, source), extra=extra, source=source)
         conf.validate()
+        if not quiet:
+            for key in extra:
+                _warn_of_misspelt(key, source)
+            _note_accepted(conf, own)
         return conf
 
     @classmethod
-    def from_opt(cls, opt: Opt) -> ServerConf:
-        """Make the configuration that a command line asks for.
+    def from_opt(cls, opt: Opt, environ: Mapping[str, str] | None = None) -> ServerConf:
+        """Make the configuration that a program is started with.
+
+        The file that the command line names, then what the environment has to say
+        (``PINGORA_WORKERS=auto`` and so on for every key but ``version``), then the command line.
 
         Args:
             opt: Names the file, and overrides what is in it.
+            environ: The environment; None for that of the process.
 
         Returns:
             The configuration, valid.
@@ -220,7 +126,40 @@ class ServerConf:
             Error: As `load_from_yaml` does.
         """
         conf = cls() if opt.conf is None else cls.load_from_yaml(opt.conf)
-        return conf.merge_with_opt(opt)
+        return conf.merge_with_environment(environ).merge_with_opt(opt)
+
+    def merge_with_environment(self, environ: Mapping[str, str] | None = None) -> ServerConf:
+        """Let the environment override keys of the server.
+
+        Args:
+            environ: The environment; None for that of the process.
+
+        Returns:
+            A configuration with its values.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` with one line that names the variable, its value and what is
+                allowed.
+        """
+        found = read_environment(os.environ if environ is None else environ, _hints())
+        if "threads" in found:
+            threads, place = found.pop("threads")
+            if found.setdefault("workers", (threads, place))[0] != threads:
+                refuse(place, "", f"and that for 'workers' {_TWO_VALUES}")
+        if not found:
+            return self
+        values = {key: getattr(self, key) for key in _KEYS}
+        values |= {key: value for key, (value, _) in found.items()}
+        origins = {key: place for key, (_, place) in found.items()}
+        conf = replace(
+            convert(values, ServerConf, self.source),
+            extra=self.extra,
+            source=self.source,
+            origins={**self.origins, **origins},
+        )
+        conf.validate()
+        _note_accepted(conf, found)
+        return conf
 
     def merge_with_opt(self, opt: Opt) -> ServerConf:
         """Let the command line have the last word.
@@ -231,7 +170,9 @@ class ServerConf:
         Returns:
             A configuration in which ``daemon`` is set if either side says so.
         """
-        return replace(self, daemon=self.daemon or opt.daemon)
+        if not opt.daemon or self.daemon:
+            return self
+        return replace(self, daemon=True, origins={**self.origins, "daemon": "option -d"})
 
     # ---------------------------------------------------------------------- checking
 
@@ -251,22 +192,41 @@ class ServerConf:
                 try:
                     parse(address)
                 except ValueError as error:
-                    where = f"{key}[{index}]"
-                    refuse_value(self.source, where, address, allowed, cause=error)
+                    source, where = self._locate(key, index)
+                    refuse_value(source, where, address, allowed, cause=error)
 
-    def check_files(self) -> None:
-        """Check that the files the configuration names can be read.
+    def problem(self, key: str, allowed: str, *steps: int) -> str:
+        """Word a complaint about a value, as loading words them.
 
-        Raises:
-            Error: As `load_from_yaml` does.
+        Args:
+            key: A key of the server.
+            allowed: What would be right, and why.
+            steps: Which item of a list it is about, and which of that item.
+
+        Returns:
+            One line: where the value is from, the key, the value, what is allowed.
         """
-        if self.ca_file is None:
-            return
-        try:
-            Path(self.ca_file).open("rb").close()
-        except OSError as error:
-            allowed = f"a PEM file that can be read ({error.strerror})"
-            refuse_value(self.source, "ca_file", self.ca_file, allowed, cause=error)
+        value: object = getattr(self, key)
+        for step in steps:
+            assert isinstance(value, tuple)
+            value = value[step]
+        return describe_value(*self._locate(key, *steps), value, allowed)
+
+    def place(self, key: str) -> str:
+        """Say where the value of a key is from.
+
+        Args:
+            key: A key of the server.
+
+        Returns:
+            Such as ``conf.yaml: workers`` or ``environment variable PINGORA_WORKERS``.
+        """
+        return ": ".join(filter(None, self._locate(key)))
+
+    def _locate(self, key: str, *steps: int) -> tuple[str, str]:
+        items = "".join(f"[{step}]" for step in steps)
+        origin = self.origins.get(key)
+        return (self.source, key + items) if origin is None else (origin, items)
 
     # ----------------------------------------------------------- the other directions
 
@@ -306,7 +266,9 @@ class ServerConf:
         values: dict[str, object] = {}
         for key in _KEYS:
             value: object = getattr(self, key)
-            values[key] = list(value) if isinstance(value, tuple) else value
+            values[key] = _to_lists(value)
+        if self.umask is not None:
+            values["umask"] = show_umask(self.umask)
         return yaml.safe_dump(values | dict(self.extra), sort_keys=False)
 
 
@@ -315,16 +277,32 @@ class _Alias:
     threads: Workers
 
 
-_KEYS: Final = tuple(
-    each.name for each in fields(ServerConf) if each.name not in {"extra", "source"}
-)
+_KEYS: Final = tuple(each.name for each in fields(ServerKeys))
+_DEFAULTS: Final = ServerConf()
+_TWO_VALUES: Final = "are the same setting with two values, allowed: one of them"
 
 
-def _warn_of_misspelt(extra: Mapping[str, object], source: str) -> None:
+@cache
+def _hints() -> Mapping[str, object]:
+    # What the environment may set. A variable named for the version of a file is not about it.
+    hints = get_type_hints(ServerConf, include_extras=True)
+    return {key: hints[key] for key in _KEYS if key != "version"} | {"threads": Workers}
+
+
+def _note_accepted(conf: ServerConf, given: Iterable[str]) -> None:
+    # Who sets such a key to something expects an effect.
+    for key in sorted(ACCEPTED.intersection(given) - {"version"}):
+        if getattr(conf, key) != getattr(_DEFAULTS, key):
+            note = "has no meaning here; the key is accepted for the sake of Pingora's files"
+            _logger.warning("%s: %s", conf.place(key), note)
+
+
+def _to_lists(value: object) -> object:
+    return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _warn_of_misspelt(key: str, source: str) -> None:
     # Unknown keys belong to the application, so a slip of the pen cannot be an error.
-    for key in extra:
-        close = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.85)
-        if close:
-            _logger.warning(
-                "%s: key %r is not one of the server's; is %r meant?", source, key, close[0]
-            )
+    close = resembling(key, _hints())
+    if close is not None:
+        _logger.warning("%s: key %r is not one of the server's; is %r meant?", source, key, close)
