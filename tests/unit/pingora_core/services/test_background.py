@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from pingora_core.conf import ServerConf
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_core.services import (
     STOP_SERVER,
     BackgroundService,
+    Placement,
     Restart,
     ServiceContext,
     background_service,
@@ -56,7 +58,9 @@ def test_the_service_carries_the_task() -> None:
     assert service.task is task
     assert (service.name, service.threads) == ("BG counter", 1)
     assert service.on_failure == STOP_SERVER
-    assert background_service("x", task, on_failure=Restart()).on_failure == Restart()
+    assert service.placement is Placement.EVERY_WORKER
+    other = background_service("x", task, on_failure=Restart(), placement=Placement.ONE_WORKER)
+    assert (other.on_failure, other.placement) == (Restart(), Placement.ONE_WORKER)
 
 
 async def test_by_default_it_is_ready_at_once_and_runs_until_the_shutdown() -> None:
@@ -88,3 +92,19 @@ async def test_it_can_say_itself_when_it_is_ready() -> None:
 
     switch.start()
     await running
+
+
+async def test_a_reload_is_passed_on_to_the_work() -> None:
+    """The work takes over what has changed; by default that is nothing."""
+
+    class Reloading(Counter):
+        async def reload(self, conf: ServerConf) -> None:
+            seen.append(conf)
+
+    seen: list[ServerConf] = []
+    conf = ServerConf()
+
+    await background_service("plain", Counter()).reload(conf)
+    await background_service("reloading", Reloading()).reload(conf)
+
+    assert seen == [conf]

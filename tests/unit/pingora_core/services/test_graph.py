@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_core.services import Service, ServiceGraph
+from pingora_core.conf import CONFIG_ERROR
+from pingora_core.services import Placement, Service, ServiceGraph
+from pingora_error import Error
 
 if TYPE_CHECKING:
     from pingora_core.services import ServiceContext, ServiceHandle
@@ -134,3 +136,95 @@ def test_a_service_is_added_once() -> None:
 
     assert repr(handle) == "ServiceHandle('a')"
     assert handle.service is service
+
+
+def test_a_service_can_be_removed_and_added_again() -> None:
+    """Nothing is left of a removed service; its old handle is of no use any more."""
+    graph, by = graph_of("a", "b")
+    by["b"].add_dependency(by["a"])
+
+    graph.remove(by["b"])
+
+    assert order(graph) == ["a"]
+    assert by["b"] not in graph
+    with pytest.raises(ValueError, match="'b' is not in this server"):
+        graph.remove(by["b"])
+    with pytest.raises(ValueError, match="'b', which was not added to the same server"):
+        by["a"].add_dependency(by["b"])
+    with pytest.raises(ValueError, match="'b' was removed and cannot depend on anything"):
+        by["b"].add_dependency(by["a"])
+
+    again = graph.add(by["b"].service)
+    by["a"].add_dependency(again)
+    assert order(graph) == ["b", "a"]
+
+
+def test_what_others_depend_on_is_not_removed() -> None:
+    """The message names those that stand in the way."""
+    graph, by = graph_of("a", "b", "c")
+    by["b"].add_dependency(by["a"])
+    by["c"].add_dependency(by["a"])
+
+    with pytest.raises(ValueError, match="'a' cannot be removed: it is needed by 'b', 'c'"):
+        graph.remove(by["a"])
+
+    assert order(graph) == ["a", "b", "c"]
+
+
+def test_dependents_are_found_in_an_order_of_removal() -> None:
+    """What depends on a service through others counts too; what does not, does not."""
+    graph, by = graph_of("top", "left", "right", "root", "other")
+    by["top"].add_dependencies([by["left"], by["right"]])
+    by["left"].add_dependency(by["root"])
+    by["right"].add_dependency(by["root"])
+
+    dependents = graph.dependents(by["root"])
+
+    assert [handle.name for handle in dependents] == ["top", "right", "left"]
+    assert graph.dependents(by["top"]) == []
+    for handle in dependents:
+        graph.remove(handle)
+    assert order(graph) == ["root", "other"]
+
+
+@pytest.mark.parametrize(
+    ("service", "dependency", "is_allowed"),
+    [
+        (Placement.EVERY_WORKER, Placement.EVERY_WORKER, True),
+        (Placement.ONE_WORKER, Placement.EVERY_WORKER, True),
+        (Placement.ONE_WORKER, Placement.ONE_WORKER, True),
+        (Placement.EVERY_WORKER, Placement.ONE_WORKER, False),
+    ],
+)
+def test_no_worker_waits_for_what_another_one_runs(
+    service: Placement, dependency: Placement, is_allowed: bool
+) -> None:
+    """A service that runs everywhere cannot depend on one that runs in one worker."""
+    graph, by = graph_of("a", "b")
+    by["a"].add_dependency(by["b"])
+    by["a"].service.placement = service
+    by["b"].service.placement = dependency
+
+    if is_allowed:
+        graph.check_placement()
+        return
+    with pytest.raises(Error) as caught:
+        graph.check_placement()
+    assert caught.value.etype is CONFIG_ERROR
+    assert "'a' runs in every worker and depends on 'b', which runs in one" in str(caught.value)
+
+
+def test_all_misplaced_dependencies_are_told_at_once() -> None:
+    """One line names every pair."""
+    graph, by = graph_of("a", "b", "one", "two")
+    by["a"].add_dependencies([by["one"], by["two"]])
+    by["b"].add_dependency(by["one"])
+    for name in ("one", "two"):
+        by[name].service.placement = Placement.ONE_WORKER
+
+    with pytest.raises(Error) as caught:
+        graph.check_placement()
+
+    text = str(caught.value)
+    assert text.count("runs in every worker and") == 3
+    assert "\n" not in text

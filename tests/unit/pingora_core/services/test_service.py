@@ -1,12 +1,22 @@
-"""Readiness and the restart policy."""
+"""Readiness, and what every service does unless it says otherwise."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-import pytest
+from pingora_core.conf import ServerConf
+from pingora_core.services import (
+    STOP_SERVER,
+    Placement,
+    Service,
+    ServiceReadyNotifier,
+)
 
-from pingora_core.services import Restart, ServiceReadyNotifier
+if TYPE_CHECKING:
+    from pingora_core.services import (
+        ServiceContext,
+    )
 
 
 async def test_whoever_waits_is_released_when_the_service_is_ready() -> None:
@@ -34,25 +44,19 @@ def test_the_callback_hears_of_readiness_once() -> None:
     assert len(calls) == 1
 
 
-def test_the_pause_doubles_up_to_its_limit_and_starts_over_after_a_long_run() -> None:
-    """Quick failures space out; a service that lived is treated as new."""
-    policy = Restart(initial_delay=1, max_delay=5, reset_after=60)
+async def test_the_hooks_do_nothing_by_default() -> None:
+    """A service need not do more than run: everywhere, listening nowhere, stopping the server."""
 
-    pauses = [policy.next_delay(0, 0)]
-    for _ in range(4):
-        pauses.append(policy.next_delay(pauses[-1], 59.9))
+    class Plain(Service):
+        async def start_service(self, context: ServiceContext) -> None:
+            raise AssertionError
 
-    assert pauses == [1, 2, 4, 5, 5]
-    assert policy.next_delay(5, 60) == 1
+    service = Plain("plain")
+    service.check()
+    service.on_startup_delay(1.0)
+    await service.reload(ServerConf())
 
-
-@pytest.mark.parametrize(
-    ("initial_delay", "max_delay", "reset_after"),
-    [(0, 1, 1), (-1, 1, 1), (2, 1, 1), (1, 1, -1), (float("nan"), 1, 1)],
-)
-def test_a_policy_that_makes_no_sense_is_refused(
-    initial_delay: float, max_delay: float, reset_after: float
-) -> None:
-    """Numbers that would spin or shrink are a ValueError."""
-    with pytest.raises(ValueError, match="wanted 0 < initial_delay <= max_delay"):
-        Restart(initial_delay=initial_delay, max_delay=max_delay, reset_after=reset_after)
+    assert service.name == "plain"
+    assert service.listen_addresses == ()
+    assert service.placement is Placement.EVERY_WORKER
+    assert service.on_failure is STOP_SERVER

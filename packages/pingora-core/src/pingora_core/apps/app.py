@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pingora_core.conf import ServerConf
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.runtime.shutdown import ShutdownWatch
 
@@ -44,3 +45,13 @@ class ServerApp(ABC):
 
     async def cleanup(self) -> None:  # noqa: B027 - a hook: doing nothing is its default
         """Release what the application holds; called once, after its last connection ended."""
+
+    async def reload(self, conf: ServerConf) -> None:  # noqa: B027 - a hook as well
+        """Take over what has changed in the configuration; by default nothing.
+
+        Called when the server was told to reload (SIGHUP), while connections are served: those
+        that are there go on.
+
+        Args:
+            conf: The new configuration.
+        """

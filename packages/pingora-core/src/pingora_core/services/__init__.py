@@ -6,29 +6,35 @@ from pingora_core.services.background import (
     GenBackgroundService,
     background_service,
 )
+from pingora_core.services.datagram import DatagramService
+from pingora_core.services.failure import STOP_SERVER, FailurePolicy, Restart, StopServer
 from pingora_core.services.graph import ServiceGraph, ServiceHandle
 from pingora_core.services.service import (
-    STOP_SERVER,
-    FailurePolicy,
-    Restart,
+    Placement,
     Service,
     ServiceContext,
     ServiceReadyNotifier,
-    StopServer,
+    ServiceState,
 )
+from pingora_core.services.stream_proxy import stream_proxy, stream_proxy_service
 
 __all__ = [
     "STOP_SERVER",
     "BackgroundService",
+    "DatagramService",
     "FailurePolicy",
     "GenBackgroundService",
+    "Placement",
     "Restart",
     "Service",
     "ServiceContext",
     "ServiceGraph",
     "ServiceHandle",
     "ServiceReadyNotifier",
+    "ServiceState",
     "StopServer",
     "background_service",
     "listening",
+    "stream_proxy",
+    "stream_proxy_service",
 ]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pingora_core.services.service import STOP_SERVER, Service
+from pingora_core.services.failure import STOP_SERVER
+from pingora_core.services.service import Placement, Service
 
 if TYPE_CHECKING:
+    from pingora_core.conf import ServerConf
     from pingora_core.runtime.shutdown import ShutdownWatch
-    from pingora_core.services.service import (
-        FailurePolicy,
-        ServiceContext,
-        ServiceReadyNotifier,
-    )
+    from pingora_core.services.failure import FailurePolicy
+    from pingora_core.services.service import ServiceContext, ServiceReadyNotifier
 
 __all__ = ["BackgroundService", "GenBackgroundService", "background_service"]
 
@@ -49,6 +48,13 @@ class BackgroundService(ABC):
         ready.notify_ready()
         await self.start(shutdown)
 
+    async def reload(self, conf: ServerConf) -> None:  # noqa: B027 - a hook, not a duty
+        """Take over what has changed in the configuration; by default nothing.
+
+        Args:
+            conf: The new configuration.
+        """
+
 
 T = TypeVar("T", bound=BackgroundService)
 
@@ -60,6 +66,7 @@ class GenBackgroundService(Service, Generic[T]):
         name: What logs call it; they show it with ``BG`` in front.
         task: The work.
         on_failure: What follows when the work raises.
+        placement: Whether every worker does the work or one at a time.
 
     Attributes:
         task: As given: how its results reach others, such as a proxy that shares the balancer
@@ -71,10 +78,18 @@ class GenBackgroundService(Service, Generic[T]):
     threads: int | None = 1
     notifies_ready = True
 
-    def __init__(self, name: str, task: T, *, on_failure: FailurePolicy = STOP_SERVER) -> None:
+    def __init__(
+        self,
+        name: str,
+        task: T,
+        *,
+        on_failure: FailurePolicy = STOP_SERVER,
+        placement: Placement = Placement.EVERY_WORKER,
+    ) -> None:
         super().__init__(f"BG {name}")
         self.task = task
         self.on_failure = on_failure
+        self.placement = placement
 
     async def start_service(self, context: ServiceContext) -> None:
         """Run the work.
@@ -84,9 +99,21 @@ class GenBackgroundService(Service, Generic[T]):
         """
         await self.task.start_with_ready_notifier(context.shutdown, context.ready)
 
+    async def reload(self, conf: ServerConf) -> None:
+        """Have the work take over what has changed in the configuration.
+
+        Args:
+            conf: The new configuration.
+        """
+        await self.task.reload(conf)
+
 
 def background_service(
-    name: str, task: T, *, on_failure: FailurePolicy = STOP_SERVER
+    name: str,
+    task: T,
+    *,
+    on_failure: FailurePolicy = STOP_SERVER,
+    placement: Placement = Placement.EVERY_WORKER,
 ) -> GenBackgroundService[T]:
     """Make a service of a `BackgroundService`.
 
@@ -94,8 +121,9 @@ def background_service(
         name: What logs call it; they show it with ``BG`` in front.
         task: The work.
         on_failure: What follows when the work raises: the server stops, or `Restart`.
+        placement: Whether every worker does the work or one at a time.
 
     Returns:
         A service for ``Server.add_service``.
     """
-    return GenBackgroundService(name, task, on_failure=on_failure)
+    return GenBackgroundService(name, task, on_failure=on_failure, placement=placement)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from pingora_core.conf import CONFIG_ERROR
+from pingora_core.services.service import Placement
+from pingora_error import Error, ErrorSource
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -53,9 +57,12 @@ class ServiceHandle:
             dependency: The other service; declaring it twice does nothing more.
 
         Raises:
-            ValueError: If that closes a circle, which the message names, or if the other
-                service belongs to another server.
+            ValueError: If that closes a circle, which the message names, or if one of the two
+                was not added to this server, or was removed from it.
         """
+        if self not in self._graph:
+            msg = f"service {self.name!r} was removed and cannot depend on anything any more"
+            raise ValueError(msg)
         if dependency not in self._graph:
             msg = (
                 f"service {self.name!r} cannot depend on {dependency.name!r}, "
@@ -112,6 +119,60 @@ class ServiceGraph:
         handle = ServiceHandle(self, service)
         self._handles[handle] = None
         return handle
+
+    def remove(self, handle: ServiceHandle) -> None:
+        """Remove a service that no other one depends on; it may be added again.
+
+        Args:
+            handle: What `add` returned; of no use afterwards.
+
+        Raises:
+            ValueError: If it is not in the graph, or others depend on it, which are named.
+        """
+        if handle not in self._handles:
+            msg = f"service {handle.name!r} is not in this server"
+            raise ValueError(msg)
+        users = [repr(other.name) for other in self._handles if handle in other.dependencies]
+        if users:
+            msg = f"service {handle.name!r} cannot be removed: it is needed by {', '.join(users)}"
+            raise ValueError(msg)
+        del self._handles[handle]
+
+    def dependents(self, handle: ServiceHandle) -> list[ServiceHandle]:
+        """Find what depends on a service, directly or through others.
+
+        Args:
+            handle: The service.
+
+        Returns:
+            Its dependents, in an order in which they can be removed.
+        """
+        found: dict[ServiceHandle, None] = {handle: None}
+        for each in self.start_order():
+            if not found.keys().isdisjoint(each.dependencies):
+                found[each] = None
+        del found[handle]
+        return list(reversed(found))
+
+    def check_placement(self) -> None:
+        """Refuse a service that would wait for one which other processes do not run.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` naming each every-worker service that depends on a
+                one-worker service, and the latter.
+        """
+        problems = [
+            f"service {handle.name!r} runs in every worker and depends on {dependency.name!r}, "
+            "which runs in one"
+            for handle in self._handles
+            if handle.service.placement is Placement.EVERY_WORKER
+            for dependency in handle.dependencies
+            if dependency.service.placement is Placement.ONE_WORKER
+        ]
+        if problems:
+            allowed = "allowed: dependencies that run in every worker, or both in one"
+            problem = f"{'; '.join(problems)}; {allowed}"
+            raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL)
 
     def start_order(self) -> list[ServiceHandle]:
         """Put every service behind what it depends on.

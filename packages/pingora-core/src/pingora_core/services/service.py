@@ -5,77 +5,48 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, final
+from enum import Enum
+from typing import TYPE_CHECKING, final
 
 from pingora_core.conf import ServerConf
 from pingora_core.listeners.fds import ListenFds
+from pingora_core.services.failure import STOP_SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.runtime.shutdown import ShutdownWatch
+    from pingora_core.services.failure import FailurePolicy
 
-__all__ = [
-    "STOP_SERVER",
-    "FailurePolicy",
-    "Restart",
-    "Service",
-    "ServiceContext",
-    "ServiceReadyNotifier",
-    "StopServer",
-]
+__all__ = ["Placement", "Service", "ServiceContext", "ServiceReadyNotifier", "ServiceState"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class StopServer:
-    """A service that fails stops the whole server, in the graceful way, with exit code 1."""
+class Placement(Enum):
+    """In which processes of a server with several workers a service runs."""
+
+    EVERY_WORKER = "every worker"
+    ONE_WORKER = "one worker"
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restart:
-    """A service that fails is started again after a pause that doubles from time to time.
+class ServiceState(Enum):
+    """Where a service is in its life.
 
-    A failure before the service was ready stops the server all the same: what never came up is
-    a mistake to be seen, not a fault to be ridden out.
-
-    Attributes:
-        initial_delay: Pause after the first failure, seconds, more than 0.
-        max_delay: Longest pause, seconds.
-        reset_after: A service that ran for this long before it failed starts over with
-            ``initial_delay``, seconds.
-
-    Raises:
-        ValueError: If a number makes no sense.
+    ``WAITING``: for its dependencies, or for this process to be the one that runs it.
+    ``STARTING``: it runs but is not ready. ``READY``: it runs. ``RESTARTING``: it failed and
+    pauses before the next try. ``STOPPING``: it was told to end. ``ENDED``: it has nothing left
+    to do. ``FAILED``: it raised and is not started again.
     """
 
-    initial_delay: float = 0.1
-    max_delay: float = 30.0
-    reset_after: float = 60.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.initial_delay <= self.max_delay or self.reset_after < 0:
-            msg = f"{self!r}: wanted 0 < initial_delay <= max_delay and reset_after >= 0"
-            raise ValueError(msg)
-
-    def next_delay(self, previous: float, ran_for: float) -> float:
-        """Decide how long to pause after a failure.
-
-        Args:
-            previous: The pause before the run that failed, seconds; 0 if there was none.
-            ran_for: How long that run was, seconds.
-
-        Returns:
-            The pause before the next one, seconds.
-        """
-        if previous == 0 or ran_for >= self.reset_after:
-            return self.initial_delay
-        return min(previous * 2, self.max_delay)
-
-
-FailurePolicy: TypeAlias = StopServer | Restart
-STOP_SERVER: Final = StopServer()
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    ENDED = "ended"
+    FAILED = "failed"
 
 
 class ServiceReadyNotifier:
@@ -118,7 +89,8 @@ class ServiceContext:
     """What the server gives a service to run with.
 
     Attributes:
-        shutdown: Tells whether, and when, the server stops.
+        shutdown: Tells whether, and when, the service is to end: when the server stops, or when
+            the service is removed.
         ready: To be told when the service is ready, if it declares ``notifies_ready``.
         conf: The configuration of the server.
         fds: The listening sockets of the process, by address.
@@ -143,6 +115,8 @@ class Service(ABC):
         on_failure: What follows when ``start_service`` raises.
         notifies_ready: Whether the service calls ``context.ready.notify_ready()`` itself;
             otherwise it counts as ready as soon as it is started.
+        placement: Whether every worker runs it or one at a time. What an every-worker service
+            depends on must run in every worker too.
 
     Source: pingora-core/src/services/mod.rs.
     """
@@ -150,9 +124,18 @@ class Service(ABC):
     threads: int | None = None
     on_failure: FailurePolicy = STOP_SERVER
     notifies_ready: bool = False
+    placement: Placement = Placement.EVERY_WORKER
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @property
+    def listen_addresses(self) -> tuple[ServerAddress, ...]:
+        """Where the service will listen, known before it starts; nowhere by default.
+
+        A server with several workers binds these addresses before it forks.
+        """
+        return ()
 
     @abstractmethod
     async def start_service(self, context: ServiceContext) -> None:
@@ -161,7 +144,8 @@ class Service(ABC):
         When ``context.shutdown`` begins, finish what is in flight and return. The server waits
         for that up to its grace period; then it cancels this coroutine, which must let go of
         everything it holds within ``graceful_shutdown_timeout_seconds``. Returning earlier
-        is no failure, raising is.
+        is no failure, raising is. It is called again, with a new context, after a failure that
+        `on_failure` rides out.
 
         Args:
             context: What to run with.
@@ -181,4 +165,17 @@ class Service(ABC):
 
         Args:
             delay: How long, seconds.
+        """
+
+    async def reload(self, conf: ServerConf) -> None:  # noqa: B027 - a hook, not a duty
+        """Take over what has changed in the configuration; by default nothing.
+
+        Called for every service that runs or is yet to run when the server was told to reload
+        (SIGHUP) and the new configuration was found to be right: while ``start_service`` runs, and
+        also while the service waits for its dependencies, for the next try after a failure, or
+        for this process to be the one that runs it. Connections go on meanwhile. What it raises
+        is logged, and the server goes on with what it has.
+
+        Args:
+            conf: The new configuration, which also is in the context of every later start.
         """
