@@ -242,10 +242,6 @@ def test_a_configuration_that_is_given_wins(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(
     ("opt", "conf", "said"),
     [
-        (Opt(upgrade=True), ServerConf(), "option -u: taking over from a running server"),
-        (Opt(daemon=True), ServerConf(), "option -d: running in the background"),
-        (Opt(), ServerConf(daemon=True), "ServerConf: daemon: got true, allowed: false"),
-        (Opt(), ServerConf(workers=2), "ServerConf: workers: got 2, allowed: 1"),
         (Opt(), ServerConf(workers=0), "ServerConf: workers: got 0, allowed: a whole number"),
         (Opt(), ServerConf(ca_file="/nowhere.pem"), "ServerConf: ca_file: got '/nowhere.pem'"),
     ],
@@ -278,7 +274,7 @@ def test_a_bad_file_ends_the_program_with_one_line(
         Server(Opt(conf=str(path)))
 
     assert exit_.value.code == 2
-    said = f"{path}: threads: got 'none', allowed: a whole number from 1 to 1024\n"
+    said = f"{path}: threads: got 'none', allowed: a whole number from 1 to 1024, or auto\n"
     assert capsys.readouterr().err.endswith(f": error: {said}")
 
 
@@ -346,3 +342,50 @@ def test_the_test_option_finds_what_a_service_finds(capsys: pytest.CaptureFixtur
 
     assert run_forever(server) == 2
     assert "got 1, allowed: 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("opt", "conf", "said"),
+    [
+        (Opt(upgrade=True), ServerConf(), "ServerConf: option -u: not available"),
+        (Opt(), ServerConf(daemon=True), "ServerConf: daemon: not available"),
+        (Opt(), ServerConf(workers=2), "ServerConf: workers: not available"),
+    ],
+)
+async def test_what_needs_a_process_is_refused_in_a_loop(
+    opt: Opt, conf: ServerConf, said: str
+) -> None:
+    """Nothing can be forked or taken over where an event loop runs already."""
+    server = Server(opt, conf)
+
+    with pytest.raises(Error) as caught:
+        await server.serve()
+
+    assert said in caught.value.context
+
+
+async def test_services_come_and_go_while_the_server_runs() -> None:
+    """A service can be started and stopped in a running server, and is refused in one that is not."""
+    ran: list[str] = []
+
+    class Worker(Service):
+        async def start_service(self, context: ServiceContext) -> None:
+            ran.append("start")
+            await context.shutdown.wait()
+            ran.append("end")
+
+    server = Server(conf=ServerConf())
+    signals = ManualShutdownSignal()
+    serving = asyncio.create_task(server.serve(signals))
+    while not server.is_ready:
+        await asyncio.sleep(0)
+
+    handle = await server.start_service(Worker("worker"))
+    assert ran == ["start"]
+    await server.stop_service(handle)
+    assert ran == ["start", "end"]
+
+    signals.send(ShutdownSignal.GRACEFUL_TERMINATE)
+    await serving
+    with pytest.raises(RuntimeError, match="does not run"):
+        await server.start_service(Worker("late"))

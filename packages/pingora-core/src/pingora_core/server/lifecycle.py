@@ -1,8 +1,14 @@
 """From the first service to the last: starting, running, and stopping without breaking things off.
 
-Rules of a stop: listeners close at once; what is in flight may end, up to the grace period; the
-server leaves as soon as nothing is; then what is left is cancelled and may clean up under one
-deadline. A signal that comes meanwhile skips to the next step.
+Theory of operation: one coroutine (`Lifecycle.run`) goes through the phases. Beside it a listener
+takes signals in, and an operator carries out those that leave the server serving (reload, reopen
+logs, upgrade), one after the other, so that a shutdown never waits behind them. What surrounds
+the services, a process of its own or a supervisor, is a `LifecycleHost`.
+
+Rules of a stop: listeners close at once, or after the lame duck period; what is in flight may
+end, up to the grace period; streams that would never end by themselves are closed in order a
+while before; the server leaves as soon as nothing is left; then what is left is cancelled and may
+clean up under one deadline. A signal that comes meanwhile skips to the next step.
 """
 
 from __future__ import annotations
@@ -11,23 +17,27 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
+from pingora_core.server.host import LifecycleHost
 from pingora_core.server.phases import ExecutionPhase
 from pingora_core.server.runner import ServiceRunner
-from pingora_core.server.signals import ShutdownSignal
+from pingora_core.server.signals import ControlSignal, ShutdownSignal
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     from pingora_core.conf import ServerConf
     from pingora_core.listeners.fds import ListenFds
     from pingora_core.server.phases import PhaseAnnouncer
-    from pingora_core.server.signals import ShutdownSignalWatch
-    from pingora_core.services.graph import ServiceGraph
+    from pingora_core.server.signals import ServerSignal, ShutdownSignalWatch
+    from pingora_core.services.graph import ServiceGraph, ServiceHandle
 
 __all__ = ["Lifecycle"]
 
 _logger = logging.getLogger(__name__)
+
+_STREAM_END: Final = 1.0
+"""Least time for streams to be closed in order at the end of the grace period, seconds."""
 
 
 @final
@@ -39,17 +49,33 @@ class Lifecycle:
         conf: The configuration.
         fds: The listening sockets.
         phases: Told what phase is entered.
+        host: What surrounds the services; None for nothing.
+        is_leader: Whether the services that run in one worker only run here from the start.
+
+    Attributes:
+        conf: The configuration that a stop heeds; replaced by a reload.
     """
 
     def __init__(
-        self, graph: ServiceGraph, conf: ServerConf, fds: ListenFds, phases: PhaseAnnouncer
+        self,
+        graph: ServiceGraph,
+        conf: ServerConf,
+        fds: ListenFds,
+        phases: PhaseAnnouncer,
+        *,
+        host: LifecycleHost | None = None,
+        is_leader: bool = True,
     ) -> None:
-        self._conf = conf
+        self.conf = conf
         self._phases = phases
+        self._host = LifecycleHost() if host is None else host
         self._changed = asyncio.Event()
-        self._runner = ServiceRunner(graph, conf, fds, self._changed.set)
+        self._runner = ServiceRunner(graph, conf, fds, self._changed.set, is_leader=is_leader)
         self._signals: deque[ShutdownSignal] = deque()
-        self._signal_failure: Error | None = None
+        self._requests: asyncio.Queue[ServerSignal] = asyncio.Queue()
+        self._failure: Error | None = None
+        self._is_forced = False
+        self._has_resigned = False
 
     async def run(self, signals: ShutdownSignalWatch) -> None:
         """Run the services until the server is told to stop or a service makes it stop.
@@ -61,20 +87,26 @@ class Lifecycle:
             CancelledError: If this was cancelled; after a fast shutdown.
             Error: Why the server stopped, if nobody told it to.
         """
-        listener = asyncio.create_task(self._listen(signals), name="shutdown signals")
+        listener = asyncio.create_task(self._listen(signals), name="signals")
+        operator = asyncio.create_task(self._operate(), name="reloads and upgrades")
         try:
             self._runner.start()
-            await self._stop(await self._serve())
+            how = await self._serve()
+            operator.cancel()
+            await self._stop(how)
         except asyncio.CancelledError:
             # From whoever embeds the server: there is no time to be graceful in.
             await self._stop(ShutdownSignal.FAST_SHUTDOWN)
             raise
         finally:
             listener.cancel()
-            await asyncio.wait([listener])
-        failure = self._runner.failure or self._signal_failure
+            operator.cancel()
+            await asyncio.wait([listener, operator])
+        failure = self._runner.failure or self._failure
         if failure is not None:
             raise failure
+
+    # ---------------------------------------------------------------------- signals
 
     async def _listen(self, signals: ShutdownSignalWatch) -> None:
         while True:
@@ -82,42 +114,119 @@ class Lifecycle:
                 received = await signals.recv()
             except Exception as error:  # noqa: BLE001 - whoever stops hears of it
                 context = "the watch for shutdown signals failed"
-                self._signal_failure = Error(
+                self._failure = Error(
                     ErrorType.INTERNAL_ERROR, context, source=ErrorSource.INTERNAL, cause=error
                 )
                 self._changed.set()
                 return
-            self._signals.append(received)
-            self._changed.set()
+            if received in {ShutdownSignal.FAST_SHUTDOWN, ShutdownSignal.GRACEFUL_TERMINATE}:
+                assert isinstance(received, ShutdownSignal)
+                self._signals.append(received)
+                self._changed.set()
+            else:
+                self._requests.put_nowait(received)
             # A watch that answers without waiting must not starve what its answer is for.
             await asyncio.sleep(0)
 
+    async def _operate(self) -> None:
+        while True:
+            request = await self._requests.get()
+            if self._phases.phase is not ExecutionPhase.RUNNING and (
+                request is not ControlSignal.REOPEN_LOGS
+            ):
+                _logger.warning("%s is ignored: the server is not running yet", request.value)
+                continue
+            try:
+                await self._carry_out(request)
+            except Error as error:
+                _logger.error("%s failed, the server goes on as it was: %s", request.value, error)
+            except Exception:
+                _logger.exception("%s failed", request.value)
+
+    async def _carry_out(self, request: ServerSignal) -> None:
+        match request:
+            case ControlSignal.REOPEN_LOGS:
+                self._host.reopen_logs()
+            case ControlSignal.RELOAD:
+                await self._host.reload()
+            case _:
+                is_ours = request is ControlSignal.START_SUCCESSOR
+                await self._upgrade(start_successor=is_ours)
+
+    async def _upgrade(self, *, start_successor: bool) -> None:
+        self._phases.enter(ExecutionPhase.GRACEFUL_UPGRADE_TRANSFERRING_FDS)
+        try:
+            await self._host.upgrade(
+                lambda: self._phases.enter(ExecutionPhase.GRACEFUL_UPGRADE_CLOSE_TIMEOUT),
+                start_successor=start_successor,
+            )
+        except Exception:
+            self._phases.enter(ExecutionPhase.RUNNING)
+            raise
+        self._signals.append(ShutdownSignal.GRACEFUL_UPGRADE)
+        self._changed.set()
+
     # ---------------------------------------------------------------------- running
+
+    async def add(self, handle: ServiceHandle) -> None:
+        """Start one more service.
+
+        Args:
+            handle: In the graph already.
+
+        Raises:
+            Error: Why it could not start.
+            RuntimeError: If the server is stopping.
+        """
+        await self._runner.add(handle)
+
+    async def remove(self, handle: ServiceHandle, timeout: float | None = None) -> None:
+        """Stop a service without breaking off what it has in flight.
+
+        Args:
+            handle: Which one.
+            timeout: After which it is broken off, seconds; None for the grace period.
+
+        Raises:
+            ValueError: If others depend on it.
+        """
+        await self._runner.remove(handle, self.conf.grace_period if timeout is None else timeout)
+
+    async def reload(self, conf: ServerConf) -> None:
+        """Have all services take on a configuration.
+
+        Args:
+            conf: The new one, valid.
+
+        Raises:
+            Error: Naming the services that refused it; the others have it.
+        """
+        self.conf = conf
+        await self._runner.reload(conf)
+
+    def lead(self) -> None:
+        """Run the services that run in one worker only, here, from now on."""
+        self._runner.lead()
 
     async def _serve(self) -> ShutdownSignal:
         # Until the server has to stop; how.
         is_running = False
         while True:
-            if self._runner.failure is not None or self._signal_failure is not None:
+            if self._runner.failure is not None or self._failure is not None:
                 # Before it is running it has nothing in flight that deserves a grace period.
                 graceful = ShutdownSignal.GRACEFUL_TERMINATE
                 return graceful if is_running else ShutdownSignal.FAST_SHUTDOWN
-            received = self._take_signal()
-            if received is not None:
-                return received
+            if self._signals:
+                return self._signals.popleft()
             if self._runner.is_ready and not is_running:
                 is_running = True
                 self._phases.enter(ExecutionPhase.RUNNING)
+                try:
+                    self._host.running()
+                except Error as error:
+                    self._failure = error
                 continue  # a callback may have changed something
             await self._wait_for_change()
-
-    def _take_signal(self) -> ShutdownSignal | None:
-        while self._signals:
-            received = self._signals.popleft()
-            if received is not ShutdownSignal.GRACEFUL_UPGRADE:
-                return received
-            _logger.error("graceful upgrade is not available yet: the server goes on serving")
-        return None
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
@@ -126,28 +235,54 @@ class Lifecycle:
     # --------------------------------------------------------------------- stopping
 
     async def _stop(self, how: ShutdownSignal) -> None:
-        is_graceful = how is ShutdownSignal.GRACEFUL_TERMINATE
-        if is_graceful:
+        is_graceful = how is not ShutdownSignal.FAST_SHUTDOWN
+        self._host.stopping(how)
+        if how is ShutdownSignal.GRACEFUL_TERMINATE:
             self._phases.enter(ExecutionPhase.GRACEFUL_TERMINATE)
+            if self._runner.failure is None:
+                await self._ended_within(self._host.lame_duck(self.conf))
         self._phases.enter(ExecutionPhase.SHUTDOWN_STARTED)
         self._runner.begin_shutdown()
         if is_graceful:
             self._phases.enter(ExecutionPhase.SHUTDOWN_GRACE_PERIOD)
-            grace = self._conf.grace_period
-            if not await self._ended_within(grace):
-                names = ", ".join(self._runner.running)
-                _logger.warning("breaking off what is still in flight in: %s", names)
+            await self._drain()
         self._phases.enter(ExecutionPhase.SHUTDOWN_RUNTIMES)
         self._runner.cancel()
-        if not await self._ended_within(self._conf.graceful_shutdown_timeout):
+        if not await self._ended_within(self.conf.graceful_shutdown_timeout):
             names = ", ".join(self._runner.running)
             _logger.error("these services would not end and are left behind: %s", names)
         self._phases.enter(ExecutionPhase.TERMINATED)
 
+    async def _drain(self) -> None:
+        grace = self.conf.grace_period
+        before_streams_end = min(self.conf.stream_drain, grace)
+        if self._is_forced or await self._ended_within(before_streams_end):
+            return
+        if not self._is_forced:
+            self._runner.end_streams()
+            rest = max(grace - before_streams_end, min(grace, _STREAM_END))
+            if await self._ended_within(rest):
+                return
+        names = ", ".join(self._runner.running)
+        _logger.warning("breaking off what is still in flight in: %s", names)
+
     async def _ended_within(self, limit: float) -> bool:
         # False too if another signal came first.
+        if limit <= 0:
+            return self._runner.has_ended
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
-                while not self._runner.has_ended and self._take_signal() is None:
+                while not self._runner.has_ended:
+                    if self._signals:
+                        self._signals.popleft()
+                        self._is_forced = True
+                        break
+                    self._tell_resignation()
                     await self._wait_for_change()
+        self._tell_resignation()
         return self._runner.has_ended
+
+    def _tell_resignation(self) -> None:
+        if self._runner.has_resigned and not self._has_resigned:
+            self._has_resigned = True
+            self._host.resigned()

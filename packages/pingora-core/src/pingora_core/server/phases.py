@@ -91,10 +91,11 @@ class PhaseWatch:
 class PhaseAnnouncer:
     """Keeps the phase a server is in and tells those who want to know."""
 
-    __slots__ = ("_callbacks", "_phase")
+    __slots__ = ("_callbacks", "_level", "_phase")
 
     def __init__(self) -> None:
         self._phase = ExecutionPhase.SETUP
+        self._level = logging.INFO
         self._callbacks: dict[object, Callable[[ExecutionPhase], None]] = {}
 
     @property
@@ -109,12 +110,16 @@ class PhaseAnnouncer:
             phase: The next one.
         """
         self._phase = phase
-        _logger.info("phase %s", phase.value)
+        _logger.log(self._level, "phase %s", phase.value)
         for callback in tuple(self._callbacks.values()):
             try:
                 callback(phase)
             except Exception:
                 _logger.exception("a phase callback failed: %r", callback)
+
+    def lower_voice(self) -> None:
+        """Log phases for debugging only; for a worker, one of many that all enter the same."""
+        self._level = logging.DEBUG
 
     def subscribe(self, callback: Callable[[ExecutionPhase], None]) -> Callable[[], None]:
         """Have a function called with each phase that is entered from now on.

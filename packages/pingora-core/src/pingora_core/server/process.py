@@ -17,6 +17,7 @@ import uvloop
 
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.runtime.allocator import keep_freed_memory
+from pingora_core.server._streams import settle_streams
 from pingora_error import Error
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def say(line: str) -> None:
         line: What to say; line breaks in it become spaces.
     """
     program = Path(sys.argv[0] or "pingora").name
-    with suppress(OSError, ValueError):  # closed: there is nobody to tell
+    with suppress(OSError, ValueError, AttributeError):  # closed: there is nobody to tell
         sys.stderr.write(f"{program}: {' '.join(line.split())}\n")
         sys.stderr.flush()
 
@@ -63,6 +64,7 @@ def exit_on_error() -> Iterator[None]:
     except Error as error:
         is_config = error.root_etype == CONFIG_ERROR
         say(f"error: {error.context if error.etype == CONFIG_ERROR else error}")
+        settle_streams()
         raise SystemExit(_EXIT_CONFIG if is_config else _EXIT_FAILURE) from error
 
 
@@ -86,6 +88,7 @@ def leave(within: float) -> NoReturn:
         timer = threading.Timer(within, os._exit, (0,))
         timer.daemon = True
         timer.start()
+    settle_streams()
     raise SystemExit(0)
 
 

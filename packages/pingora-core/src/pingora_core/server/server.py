@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NoReturn, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
 
-from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
-from pingora_core.listeners.fds import ListenFds
-from pingora_core.protocols.tls.openssl import find_fips_problem
-from pingora_core.server.lifecycle import Lifecycle
+from pingora_core.conf import Opt
+from pingora_core.server.checks import check_before_start
+from pingora_core.server.live_conf import LiveConfiguration
+from pingora_core.server.logs import configure_logging
 from pingora_core.server.phases import ExecutionPhase, PhaseAnnouncer
-from pingora_core.server.process import exit_on_error, leave, run_in_event_loop, say
-from pingora_core.server.signals import UnixShutdownSignalWatch
+from pingora_core.server.process import exit_on_error, leave, say
+from pingora_core.server.server_run import ServerRun
 from pingora_core.services.graph import ServiceGraph
 from pingora_core.services.service import Service
-from pingora_error import Error, ErrorSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from pingora_core.conf import ServerConf
+    from pingora_core.server.lifecycle import Lifecycle
     from pingora_core.server.phases import PhaseWatch
     from pingora_core.server.signals import ShutdownSignalWatch
     from pingora_core.services.graph import ServiceHandle
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-_logger = logging.getLogger(__name__)
+_READY_PHASES: Final = frozenset({
+    ExecutionPhase.RUNNING,
+    ExecutionPhase.GRACEFUL_UPGRADE_TRANSFERRING_FDS,
+    ExecutionPhase.GRACEFUL_UPGRADE_CLOSE_TIMEOUT,
+})  # fmt: skip
 
 
 class Server:
-    """Runs services in the foreground until it is told to stop.
+    """Runs services until it is told to stop.
 
     A server that is given its ``opt`` speaks for a program: a mistake in the configuration file
     or the options ends it with one line on standard error and exit code 2. Without ``opt`` the
@@ -43,7 +47,6 @@ class Server:
 
     Attributes:
         options: As given, or all defaults.
-        configuration: What the server runs with.
 
     Raises:
         Error: ``CONFIG_ERROR`` if the configuration is wrong, or asks for something that is not
@@ -57,26 +60,19 @@ class Server:
         self.options = Opt() if opt is None else opt
         self._graph = ServiceGraph()
         self._phases = PhaseAnnouncer()
-        self._fds = ListenFds()
         self._is_bootstrapped = False
         self._bootstrap_service: ServiceHandle | None = None
         self._has_run = False
         with nullcontext() if opt is None else exit_on_error():
-            self.configuration = self._configure(conf)
-
-    def _configure(self, conf: ServerConf | None) -> ServerConf:
-        if conf is None:
-            conf = ServerConf.from_opt(self.options)
-        else:
-            if self.options.conf is not None:
-                _logger.warning("-c %s is ignored: a configuration was given", self.options.conf)
-            conf = conf.merge_with_opt(self.options)
-            conf.validate()
-        _refuse_unavailable(self.options, conf)
-        conf.check_files()
-        return conf
+            self._conf = LiveConfiguration(self.options, conf)
+        self._run = ServerRun(self._graph, self._conf, self._phases, self.options)
 
     # ---------------------------------------------------------------------- services
+
+    @property
+    def configuration(self) -> ServerConf:
+        """What the server runs with; a reload replaces it."""
+        return self._conf.current
 
     def add_service(self, service: Service) -> ServiceHandle:
         """Add a service, to be started by `run`.
@@ -107,12 +103,87 @@ class Server:
         """
         return [self.add_service(service) for service in services]
 
+    async def start_service(
+        self, service: Service, *, dependencies: Iterable[ServiceHandle] = ()
+    ) -> ServiceHandle:
+        """Add a service while the server runs, and start it; in the server's event loop.
+
+        With workers this is about the worker that it is called in.
+
+        Args:
+            service: A service that does not run.
+            dependencies: Services that run, and that it needs.
+
+        Returns:
+            Its handle, when it is ready.
+
+        Raises:
+            Error: Why it could not start; then it is not part of the server.
+            RuntimeError: If the server does not run, or stops.
+            ValueError: If it runs already, or a dependency does not.
+        """
+        life = self._running_life(f"service {service.name!r} cannot be started")
+        handle = self._graph.add(service)
+        try:
+            handle.add_dependencies(dependencies)
+        except ValueError:
+            self._graph.remove(handle)
+            raise
+        await life.add(handle)
+        return handle
+
+    async def stop_service(self, handle: ServiceHandle, timeout: float | None = None) -> None:
+        """Stop a service while the server runs; what it has in flight may end.
+
+        Args:
+            handle: Which one; no other service may depend on it.
+            timeout: When what is still in flight is broken off, seconds; None for the grace
+                period.
+
+        Raises:
+            RuntimeError: If the server does not run.
+            ValueError: If another service depends on it.
+        """
+        life = self._running_life(f"service {handle.name!r} cannot be stopped")
+        await life.remove(handle, timeout)
+
+    def _running_life(self, what: str) -> Lifecycle:
+        life = self._run.life
+        if life is None:
+            msg = f"{what}: the server does not run in this process"
+            raise RuntimeError(msg)
+        return life
+
+    # ------------------------------------------------------------------------ reload
+
+    def on_reload(self, callback: Callable[[ServerConf], Awaitable[None]]) -> None:
+        """Have a function called when the configuration was loaded anew (SIGHUP).
+
+        It is called in every process that runs services, before the services are told, with a
+        configuration that is valid as far as the server knows; `configuration` is still the one
+        in use. It should check its own sections first and change something only then: if it
+        raises, the reload has failed and the rest stays as it was.
+
+        Args:
+            callback: Awaited in the server's event loop.
+        """
+        self._conf.callbacks.append(callback)
+
     # ------------------------------------------------------------------------ phases
 
     @property
     def phase(self) -> ExecutionPhase:
         """Where the server is in its life."""
         return self._phases.phase
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new work should be sent here: for a readiness probe.
+
+        False until all services are ready, and from the first moment of a graceful stop on, while
+        the listeners still accept for ``lame_duck_seconds``.
+        """
+        return self._phases.phase in _READY_PHASES
 
     def watch_execution_phase(self) -> PhaseWatch:
         """Watch the phases that the server enters from now on.
@@ -148,8 +219,10 @@ class Server:
             return
         self._is_bootstrapped = True
         self._phases.enter(ExecutionPhase.BOOTSTRAP)
-        for handle in self._graph:
-            handle.service.check()
+        services = [handle.service for handle in self._graph]
+        check_before_start(self.configuration, self.options, services)
+        if self.configuration.is_supervised:
+            self._graph.check_placement()
         self._phases.enter(ExecutionPhase.BOOTSTRAP_COMPLETE)
 
     def bootstrap_as_a_service(self) -> ServiceHandle:
@@ -169,10 +242,14 @@ class Server:
         return self._bootstrap_service
 
     def run(self, shutdown_signal: ShutdownSignalWatch | None = None) -> None:
-        """Run the services in an event loop of their own until the server is told to stop.
+        """Run the services until the server is told to stop.
+
+        They run in an event loop in this process; with ``workers``, in as many processes that
+        are forked from it. With ``-d`` the process that calls this ends and another one returns.
 
         Args:
-            shutdown_signal: Where that is told; None for SIGINT (fast), SIGTERM (graceful).
+            shutdown_signal: Where that is told; None for the signals of the operating system,
+                see `UnixShutdownSignalWatch`.
 
         Raises:
             Error: If a service failed and made the server stop, or is not set up as it should
@@ -180,22 +257,24 @@ class Server:
             RuntimeError: If the server has run before.
         """
         if self._prepare():
-            run_in_event_loop(lambda: self._serve(shutdown_signal), self.configuration)
+            self._run.run(shutdown_signal)
 
     async def serve(self, shutdown_signal: ShutdownSignalWatch | None = None) -> None:
         """Run the services in the current event loop until the server is told to stop.
 
-        Cancelling it is a fast shutdown.
+        Cancelling it is a fast shutdown. There are no workers, no background and no taking over:
+        these need a process, which `run` has.
 
         Args:
             shutdown_signal: As for `run`.
 
         Raises:
-            Error: As `run` does.
+            Error: As `run` does; ``CONFIG_ERROR`` if the configuration asks for what needs a
+                process.
             RuntimeError: As `run` does.
         """
         if self._prepare():
-            await self._serve(shutdown_signal)
+            await self._run.serve(shutdown_signal)
 
     def run_forever(self, shutdown_signal: ShutdownSignalWatch | None = None) -> NoReturn:
         """Run the services until the server is told to stop, then end the process.
@@ -221,21 +300,10 @@ class Server:
             msg = "a server runs once"
             raise RuntimeError(msg)
         self._has_run = True
+        configure_logging(self.configuration)
         if self._bootstrap_service is None or self.options.test:
             self.bootstrap()
         return not self.options.test
-
-    async def _serve(self, shutdown_signal: ShutdownSignalWatch | None) -> None:
-        life = Lifecycle(self._graph, self.configuration, self._fds, self._phases)
-        try:
-            if shutdown_signal is not None:
-                await life.run(shutdown_signal)
-                return
-            with UnixShutdownSignalWatch() as signals:
-                await life.run(signals)
-        finally:
-            # Sockets of services that were left behind, and their files.
-            self._fds.close()
 
 
 @final
@@ -249,20 +317,3 @@ class _BootstrapService(Service):
     async def start_service(self, context: ServiceContext) -> None:
         self._server.bootstrap()
         context.ready.notify_ready()
-
-
-def _refuse_unavailable(opt: Opt, conf: ServerConf) -> None:
-    problem = ""
-    if opt.upgrade:
-        problem = "option -u: taking over from a running server is not available yet"
-    elif opt.daemon:
-        problem = "option -d: running in the background is not available yet"
-    elif conf.daemon:
-        problem = f"{conf.source}: daemon: got true, allowed: false, the only mode available yet"
-    elif conf.workers != 1:
-        got = f"{conf.source}: workers: got {conf.workers}"
-        problem = f"{got}, allowed: 1, the only number of processes available yet"
-    elif conf.fips and (reason := find_fips_problem()):
-        problem = f"{conf.source}: fips: got true, allowed: false, because {reason}"
-    if problem:
-        raise Error(CONFIG_ERROR, problem, source=ErrorSource.INTERNAL)

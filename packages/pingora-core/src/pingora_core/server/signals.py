@@ -1,4 +1,4 @@
-"""What makes a server stop: signals of the operating system, or what is put in their place."""
+"""What a server is told while it runs: signals of the operating system, or what stands for them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import threading
 from collections import deque
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
 __all__ = [
+    "ControlSignal",
     "ManualShutdownSignal",
+    "ServerSignal",
     "ShutdownSignal",
     "ShutdownSignalWatch",
     "UnixShutdownSignalWatch",
@@ -24,7 +26,7 @@ __all__ = [
 
 @final
 class ShutdownSignal(Enum):
-    """What a server can be asked to do.
+    """How a server can be asked to stop.
 
     Attributes:
         GRACEFUL_UPGRADE: Hand the listening sockets to a successor, then stop gracefully.
@@ -39,10 +41,29 @@ class ShutdownSignal(Enum):
     FAST_SHUTDOWN = "FastShutdown"
 
 
-class ShutdownSignalWatch(Protocol):
-    """Where a server learns that it should stop."""
+@final
+class ControlSignal(Enum):
+    """What a server can be asked to do while it goes on serving. Not in Pingora.
 
-    async def recv(self) -> ShutdownSignal:
+    Attributes:
+        RELOAD: Read the configuration and the certificates again.
+        REOPEN_LOGS: Close the log files and open them anew, after they were renamed.
+        START_SUCCESSOR: Start this program once more and hand the listening sockets to it, then
+            stop gracefully.
+    """
+
+    RELOAD = "Reload"
+    REOPEN_LOGS = "ReopenLogs"
+    START_SUCCESSOR = "StartSuccessor"
+
+
+ServerSignal: TypeAlias = ShutdownSignal | ControlSignal
+
+
+class ShutdownSignalWatch(Protocol):
+    """Where a server learns what it should do."""
+
+    async def recv(self) -> ServerSignal:
         """Wait for the next signal.
 
         Called once when the server starts, and again after each answer: a further signal while
@@ -61,14 +82,14 @@ class _SignalQueue:
     __slots__ = ("_arrived", "_pending")
 
     def __init__(self) -> None:
-        self._pending: deque[ShutdownSignal] = deque()
+        self._pending: deque[ServerSignal] = deque()
         self._arrived = asyncio.Event()
 
-    def put(self, received: ShutdownSignal) -> None:
+    def put(self, received: ServerSignal) -> None:
         self._pending.append(received)
         self._arrived.set()
 
-    async def get(self) -> ShutdownSignal:
+    async def get(self) -> ServerSignal:
         while not self._pending:
             self._arrived.clear()
             await self._arrived.wait()
@@ -77,18 +98,22 @@ class _SignalQueue:
 
 @final
 class UnixShutdownSignalWatch:
-    """Listens to SIGINT (fast), SIGTERM (graceful) and SIGQUIT (graceful upgrade).
+    """Listens to the signals of the operating system.
 
-    To be used as a context manager, around the time in which signals should be heard, in the
+    They are SIGINT (fast shutdown), SIGTERM (graceful), SIGQUIT (graceful upgrade), SIGHUP
+    (reload), SIGUSR1 (reopen logs) and SIGUSR2 (start a successor). To be used as a context manager, around the time in which signals should be heard, in the
     main thread with the event loop running.
     """
 
     __slots__ = ("_loop", "_received")
 
-    SIGNALS: Final[Mapping[signal.Signals, ShutdownSignal]] = {
+    SIGNALS: Final[Mapping[signal.Signals, ServerSignal]] = {
         signal.SIGINT: ShutdownSignal.FAST_SHUTDOWN,
         signal.SIGTERM: ShutdownSignal.GRACEFUL_TERMINATE,
         signal.SIGQUIT: ShutdownSignal.GRACEFUL_UPGRADE,
+        signal.SIGHUP: ControlSignal.RELOAD,
+        signal.SIGUSR1: ControlSignal.REOPEN_LOGS,
+        signal.SIGUSR2: ControlSignal.START_SUCCESSOR,
     }
 
     def __init__(self) -> None:
@@ -114,7 +139,7 @@ class UnixShutdownSignalWatch:
             for number in self.SIGNALS:
                 self._loop.remove_signal_handler(number)
 
-    async def recv(self) -> ShutdownSignal:
+    async def recv(self) -> ServerSignal:
         """Wait for the next signal.
 
         Returns:
@@ -132,10 +157,10 @@ class ManualShutdownSignal:
     def __init__(self) -> None:
         self._received = _SignalQueue()
         self._lock = threading.Lock()
-        self._sent: list[ShutdownSignal] = []
+        self._sent: list[ServerSignal] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def send(self, request: ShutdownSignal) -> None:
+    def send(self, request: ServerSignal) -> None:
         """Ask the server to do something; before it listens, this waits for it.
 
         Args:
@@ -149,7 +174,7 @@ class ManualShutdownSignal:
                 with suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._received.put, request)
 
-    async def recv(self) -> ShutdownSignal:
+    async def recv(self) -> ServerSignal:
         """Wait for the next signal.
 
         Returns:

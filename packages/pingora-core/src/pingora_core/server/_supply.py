@@ -1,0 +1,87 @@
+"""Listening sockets that workers ask for while they run, and those that none needs any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+from pingora_core.server._workers import WorkerState
+from pingora_core.server.channel import Supply
+from pingora_error import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pingora_core.listeners.fds import ListenFds
+    from pingora_core.server._workers import WorkerProcess
+    from pingora_core.server.channel import Obtain
+
+__all__ = ["SocketSupply"]
+
+_logger = logging.getLogger(__name__)
+
+_SILENT: Final = "listen: the request names no address"
+
+
+class _Crew(Protocol):
+    @property
+    def workers(self) -> Sequence[WorkerProcess]: ...
+
+
+@final
+class SocketSupply:
+    """Makes and closes the sockets of a supervisor as its workers need them.
+
+    Args:
+        fds: The sockets.
+        crew: All workers, to know who uses what.
+    """
+
+    def __init__(self, fds: ListenFds, crew: _Crew) -> None:
+        self._fds = fds
+        self._crew = crew
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def obtain(self, worker: WorkerProcess, request: Obtain) -> None:
+        """Give a worker the socket of an address, made if there is none.
+
+        Args:
+            worker: Who asks; it uses the address from now on.
+            request: Which address.
+        """
+        # The loop stops while a worker is forked; the task just waits.
+        task = asyncio.get_running_loop().create_task(self._obtain(worker, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _obtain(self, worker: WorkerProcess, request: Obtain) -> None:
+        address = request.address
+        if address is None:
+            worker.send(Supply("", _SILENT))
+            return
+        worker.keys.add(address.key)
+        try:
+            (await self._fds.acquire(address)).close()  # the table keeps the socket
+        except Error as error:
+            worker.keys.discard(address.key)
+            worker.send(Supply(address.key, str(error)))
+            return
+        sock = self._fds.sockets[address.key]
+        worker.send(Supply(address.key), (sock.fileno(),))
+
+    def released(self, worker: WorkerProcess, key: str) -> None:
+        """Close the socket of an address that no worker listens on any more.
+
+        Args:
+            worker: Who has just stopped to.
+            key: Which address.
+        """
+        worker.keys.discard(key)
+        others = self._crew.workers
+        is_used = any(key in other.keys for other in others)
+        # Where one that starts is going to listen is not known yet.
+        is_unknown = any(other.state is WorkerState.STARTING for other in others)
+        if not is_used and not is_unknown and key in self._fds:
+            _logger.info("no worker listens on %s any more", key)
+            self._fds.drop(key)
