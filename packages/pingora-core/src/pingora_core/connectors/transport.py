@@ -123,6 +123,7 @@ class TransportConnector:
         self._anonymous_ids = itertools.count(-2, -1)
         self._prefer_h1: OrderedDict[ReuseKey, float] = OrderedDict()
         self._is_closed = False
+        self._is_retired = False
         self.unexpected_data_connection_count = 0
         self.connected_count = 0
         self.reused_count = 0
@@ -263,7 +264,7 @@ class TransportConnector:
             self.unexpected_data_connection_count += 1
             stream.close()
             return
-        if idle_timeout == 0 or self._is_closed or stream.at_eof or stream.is_closed:
+        if idle_timeout == 0 or self._is_retired or stream.at_eof or stream.is_closed:
             stream.close()
             return
         number = stream.id
@@ -335,12 +336,21 @@ class TransportConnector:
         """How many idle connections are in the pool."""
         return len(self._pool)
 
-    async def close(self) -> None:
-        """Close all idle connections and stop what runs; streams in use are their users'."""
-        self._is_closed = True
+    def retire(self) -> None:
+        """Close all idle connections and keep none from now on; others can still be made."""
+        self._close_idle()
+
+    def _close_idle(self) -> list[Stream]:
+        self._is_retired = True
         streams = [watcher.release() for watcher in self._pool.drain()]
         for stream in streams:
             stream.close()
+        return streams
+
+    async def close(self) -> None:
+        """Close all idle connections and stop what runs; streams in use are their users'."""
+        self._is_closed = True
+        streams = self._close_idle()
         for watcher in self._watchers.values():
             watcher.deadline.cancel()
         self._watchers.clear()

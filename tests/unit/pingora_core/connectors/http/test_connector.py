@@ -282,3 +282,47 @@ async def test_timeouts_come_from_the_peer() -> None:
         session = await session_to(upstreams, peer)
         assert (session.read_timeout, session.write_timeout) == (1.5, None)
         upstreams.release_http_session(session, peer)
+
+
+async def test_a_retired_connector_keeps_nothing_but_breaks_nothing_off() -> None:
+    """What is in use goes on and closes afterwards; what idles closes; new ones are still made."""
+    async with plain_origin(until_closed) as origin, connector() as upstreams:
+        peer = HttpPeer(origin.address)
+        idle, _ = await upstreams.get_http_session(peer)
+        busy, _ = await upstreams.get_http_session(peer)
+        submit(idle, request())
+        assert (await answer_of(idle)).status == 200
+        upstreams.release_http_session(idle, peer)
+        submit(busy, request())
+
+        upstreams.retire()
+
+        assert upstreams.transport.idle_count == 0
+        assert (await answer_of(busy)).status == 200
+        upstreams.release_http_session(busy, peer)
+        later, reused = await upstreams.get_http_session(peer)
+        submit(later, request())
+        assert ((await answer_of(later)).status, reused) == (200, False)
+        upstreams.release_http_session(later, peer)
+        assert upstreams.transport.idle_count == 0
+
+
+async def test_a_retired_connector_lets_http2_streams_end() -> None:
+    """A stream that is open when its connection retires gets its answer."""
+    may_answer = asyncio.Event()
+
+    async def serve(stream: LibraryStream) -> None:
+        await may_answer.wait()
+        stream.head(200, end=True)
+
+    async with LibraryOrigin(serve) as origin, connector() as upstreams:
+        peer = h2c_peer(origin.address)
+        session, _ = await upstreams.get_http_session(peer)
+        submit(session, request())
+        upstreams.retire()
+        may_answer.set()
+
+        assert (await answer_of(session)).status == 200
+        upstreams.release_http_session(session, peer)
+        _, reused = await upstreams.get_http_session(peer)
+        assert not reused

@@ -186,6 +186,15 @@ class Connector:
         session.write_timeout = options.write_timeout
         return session
 
+    def retire(self) -> None:
+        """Close what idles and keep no connection for another request from now on.
+
+        Sessions that are in use, or are just being made, go on. For a connector whose place
+        another one takes; `close` it later.
+        """
+        self.http2.pool.drain()
+        self.transport.retire()
+
     async def close(self) -> None:
         """Close the pooled connections and stop what works in the background."""
         await self.http2.close()
