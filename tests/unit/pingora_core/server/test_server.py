@@ -14,6 +14,7 @@ from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
 from pingora_core.server import ExecutionPhase, ManualShutdownSignal, Server, ShutdownSignal
 from pingora_core.services import Service
 from pingora_error import Error, ErrorType
+from tests.support.waiting import eventually
 from tests.unit.pingora_core.server.fakes import Failing, Recorder
 
 if TYPE_CHECKING:
@@ -377,8 +378,7 @@ async def test_services_come_and_go_while_the_server_runs() -> None:
     server = Server(conf=ServerConf())
     signals = ManualShutdownSignal()
     serving = asyncio.create_task(server.serve(signals))
-    while not server.is_ready:
-        await asyncio.sleep(0)
+    await eventually(lambda: server.is_ready, "readiness")
 
     handle = await server.start_service(Worker("worker"))
     assert ran == ["start"]

@@ -13,17 +13,17 @@ from pingora_core.server.launch import Launch, launch
 from pingora_core.server.lifecycle import Lifecycle
 from pingora_core.server.process import run_in_event_loop
 from pingora_core.server.signals import UnixShutdownSignalWatch
-from pingora_core.server.supervisor import supervise
-from pingora_core.server.worker import WorkerLink, become_worker
+from pingora_core.server.workers.supervisor import supervise
+from pingora_core.server.workers.worker import WorkerLink, become_worker
 from pingora_error import Error, ErrorSource
 
 if TYPE_CHECKING:
     from pingora_core.conf import Opt, ServerConf
     from pingora_core.listeners.l4 import ServerAddress
-    from pingora_core.server.channel import Channel
     from pingora_core.server.live_conf import LiveConfiguration
     from pingora_core.server.phases import PhaseAnnouncer
     from pingora_core.server.signals import ShutdownSignalWatch
+    from pingora_core.server.workers.channel import Channel
     from pingora_core.services.graph import ServiceGraph
 
 __all__ = ["ServerRun"]

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Final, final
 
 from pingora_core.conf import CONFIG_ERROR, ServerConf
 from pingora_core.runtime.counters import COUNTERS
-from pingora_core.server.channel import (
+from pingora_core.server.host import LifecycleHost
+from pingora_core.server.signals import ControlSignal, ShutdownSignal
+from pingora_core.server.workers.channel import (
     Beat,
     Failed,
     Lead,
@@ -39,8 +41,6 @@ from pingora_core.server.channel import (
     Supply,
     unpack_text,
 )
-from pingora_core.server.host import LifecycleHost
-from pingora_core.server.signals import ControlSignal, ShutdownSignal
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from pingora_core.listeners.fds import ListenFds
     from pingora_core.listeners.l4 import ServerAddress
-    from pingora_core.server.channel import Channel, FromWorker, ToWorker
     from pingora_core.server.signals import ServerSignal
+    from pingora_core.server.workers.channel import Channel, FromWorker, ToWorker
 
 __all__ = ["BEAT_INTERVAL", "DUMP_SIGNAL", "WorkerLink", "become_worker"]
 

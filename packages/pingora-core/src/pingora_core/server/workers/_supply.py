@@ -6,16 +6,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-from pingora_core.server._workers import WorkerState
-from pingora_core.server.channel import Supply
+from pingora_core.server.workers._processes import WorkerState
+from pingora_core.server.workers.channel import Supply
 from pingora_error import Error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pingora_core.listeners.fds import ListenFds
-    from pingora_core.server._workers import WorkerProcess
-    from pingora_core.server.channel import Obtain
+    from pingora_core.server.workers._processes import WorkerProcess
+    from pingora_core.server.workers.channel import Obtain
 
 __all__ = ["SocketSupply"]
 

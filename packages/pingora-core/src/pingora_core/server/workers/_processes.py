@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, final
 
-from pingora_core.server.channel import Stop
 from pingora_core.server.signals import ShutdownSignal
+from pingora_core.server.workers.channel import Stop
 from pingora_error import Error
 
 if TYPE_CHECKING:
     from pingora_core.conf import ServerConf
-    from pingora_core.server.channel import Channel, Failed, ToWorker
+    from pingora_core.server.workers.channel import Channel, Failed, ToWorker
 
 __all__ = [
     "Order",

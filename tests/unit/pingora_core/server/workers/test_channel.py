@@ -11,7 +11,8 @@ from hypothesis import given, strategies as st
 
 from pingora_core.listeners.l4 import TcpServerAddress, UdpServerAddress, UdsServerAddress
 from pingora_core.protocols.l4.sockopt import TcpKeepalive, TcpSocketOptions
-from pingora_core.server.channel import (
+from pingora_core.server.signals import ShutdownSignal
+from pingora_core.server.workers.channel import (
     Beat,
     Channel,
     Failed,
@@ -29,12 +30,11 @@ from pingora_core.server.channel import (
     pack_text,
     unpack_text,
 )
-from pingora_core.server.signals import ShutdownSignal
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
     from pingora_core.listeners.l4 import ServerAddress
-    from pingora_core.server.channel import FromWorker, ToWorker
+    from pingora_core.server.workers.channel import FromWorker, ToWorker
 
 OPTIONS = TcpSocketOptions(
     ipv6_only=True,

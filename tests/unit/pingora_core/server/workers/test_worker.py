@@ -15,8 +15,9 @@ from pingora_core.conf import CONFIG_ERROR, ServerConf
 from pingora_core.listeners.fds import ListenFds
 from pingora_core.listeners.l4 import TcpServerAddress
 from pingora_core.runtime.counters import COUNTERS
-from pingora_core.server import worker as module
-from pingora_core.server.channel import (
+from pingora_core.server.signals import ControlSignal, ShutdownSignal
+from pingora_core.server.workers import worker as module
+from pingora_core.server.workers.channel import (
     Beat,
     Channel,
     Failed,
@@ -33,16 +34,15 @@ from pingora_core.server.channel import (
     Supply,
     pack_text,
 )
-from pingora_core.server.signals import ControlSignal, ShutdownSignal
-from pingora_core.server.worker import WorkerLink
+from pingora_core.server.workers.worker import WorkerLink
 from pingora_error import Error, ErrorType
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pingora_core.server.channel import FromWorker, ToWorker
     from pingora_core.server.signals import ServerSignal
+    from pingora_core.server.workers.channel import FromWorker, ToWorker
 
 GRACEFUL = ShutdownSignal.GRACEFUL_TERMINATE
 

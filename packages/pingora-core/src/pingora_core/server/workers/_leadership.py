@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from pingora_core.server.channel import Lead
+from pingora_core.server.workers.channel import Lead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pingora_core.server._workers import WorkerProcess
+    from pingora_core.server.workers._processes import WorkerProcess
 
 __all__ = ["Leadership"]
 

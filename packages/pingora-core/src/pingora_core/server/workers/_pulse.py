@@ -7,12 +7,12 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from pingora_core.server.worker import BEAT_INTERVAL, DUMP_SIGNAL
+from pingora_core.server.workers.worker import BEAT_INTERVAL, DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pingora_core.server._workers import WorkerProcess
+    from pingora_core.server.workers._processes import WorkerProcess
 
 __all__ = ["Pulse"]
 

@@ -20,9 +20,6 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
-from pingora_core.server._reload_round import ReloadRound
-from pingora_core.server.channel import Channel, ReopenLogs
-from pingora_core.server.crew import Crew
 from pingora_core.server.phases import ExecutionPhase
 from pingora_core.server.signals import (
     ControlSignal,
@@ -31,17 +28,20 @@ from pingora_core.server.signals import (
 )
 from pingora_core.server.upgrade import upgrade
 from pingora_core.server.watchdog import SystemdWatchdog
-from pingora_core.server.worker import BEAT_INTERVAL
+from pingora_core.server.workers._reload_round import ReloadRound
+from pingora_core.server.workers.channel import Channel, ReopenLogs
+from pingora_core.server.workers.crew import Crew
+from pingora_core.server.workers.worker import BEAT_INTERVAL
 from pingora_error import Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pingora_core.server._workers import Order
     from pingora_core.server.launch import Launch
     from pingora_core.server.live_conf import LiveConfiguration
     from pingora_core.server.phases import PhaseAnnouncer
     from pingora_core.server.signals import ServerSignal, ShutdownSignalWatch
+    from pingora_core.server.workers._processes import Order
 
     BeWorker: TypeAlias = Callable[[Channel, int, bool], int]
 

@@ -16,10 +16,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 from pingora_core.conf import CONFIG_ERROR
-from pingora_core.server._leadership import Leadership
-from pingora_core.server._pulse import Pulse
-from pingora_core.server._supply import SocketSupply
-from pingora_core.server._workers import (
+from pingora_core.server.signals import ShutdownSignal
+from pingora_core.server.workers._leadership import Leadership
+from pingora_core.server.workers._processes import (
     Order,
     RecycleQueue,
     RestartPolicy,
@@ -27,7 +26,9 @@ from pingora_core.server._workers import (
     WorkerState,
     describe_exit,
 )
-from pingora_core.server.channel import (
+from pingora_core.server.workers._pulse import Pulse
+from pingora_core.server.workers._supply import SocketSupply
+from pingora_core.server.workers.channel import (
     Beat,
     Failed,
     Obtain,
@@ -38,7 +39,6 @@ from pingora_core.server.channel import (
     Resigned,
     Stop,
 )
-from pingora_core.server.signals import ShutdownSignal
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from pingora_core.conf import ServerConf
     from pingora_core.listeners.fds import ListenFds
-    from pingora_core.server.channel import Channel, FromWorker, ToWorker
+    from pingora_core.server.workers.channel import Channel, FromWorker, ToWorker
 
 __all__ = ["Crew"]
 

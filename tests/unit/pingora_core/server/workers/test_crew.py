@@ -15,7 +15,8 @@ import pytest
 from pingora_core.conf import CONFIG_ERROR, ServerConf
 from pingora_core.listeners.fds import ListenFds
 from pingora_core.listeners.l4 import TcpServerAddress, UdsServerAddress
-from pingora_core.server.channel import (
+from pingora_core.server.signals import ShutdownSignal
+from pingora_core.server.workers.channel import (
     Beat,
     Channel,
     Failed,
@@ -28,8 +29,7 @@ from pingora_core.server.channel import (
     Stop,
     Supply,
 )
-from pingora_core.server.crew import Crew
-from pingora_core.server.signals import ShutdownSignal
+from pingora_core.server.workers.crew import Crew
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from pingora_core.server._workers import Order, WorkerProcess
-    from pingora_core.server.channel import FromWorker, ToWorker
+    from pingora_core.server.workers._processes import Order, WorkerProcess
+    from pingora_core.server.workers.channel import FromWorker, ToWorker
 
 GRACEFUL = ShutdownSignal.GRACEFUL_TERMINATE
 

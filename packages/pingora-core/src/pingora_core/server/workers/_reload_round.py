@@ -7,13 +7,13 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final, final
 
-from pingora_core.server.channel import Reload, pack_text
+from pingora_core.server.workers.channel import Reload, pack_text
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     from pingora_core.conf import ServerConf
-    from pingora_core.server._workers import WorkerProcess
-    from pingora_core.server.crew import Crew
+    from pingora_core.server.workers._processes import WorkerProcess
+    from pingora_core.server.workers.crew import Crew
 
 __all__ = ["ReloadRound"]
 
