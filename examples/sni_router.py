@@ -14,27 +14,24 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pingora_core import BasicPeer, Opt, Server, Service
-from pingora_core.apps import TcpProxy, TcpProxyOptions
-from pingora_core.connectors import ConnectorOptions, TransportConnector
+from pingora_core import BasicPeer, Opt, Server
+from pingora_core.apps import StreamProxy
 from pingora_core.protocols.tls.client_hello import UNRECOGNIZED_NAME, fatal_alert
 from pingora_core.protocols.tls.ja4 import ja4
+from pingora_core.services import stream_proxy_service
 
 if TYPE_CHECKING:
-    from pingora_core import Stream
-    from pingora_core.apps import TunnelRecord
+    from pingora_core.apps import StreamSession
     from pingora_core.protocols.tls.client_hello import ClientHello
+    from pingora_error import Error
 
 logger = logging.getLogger(__name__)
 
 
-class SniRouter(TcpProxy):
+class SniRouter(StreamProxy[None]):
     """Forwards each connection to the upstream of its server name."""
 
-    def __init__(
-        self, routes: dict[str, str], default: str | None, connector: TransportConnector
-    ) -> None:
-        super().__init__(connector=connector, options=TcpProxyOptions(read_client_hello=True))
+    def __init__(self, routes: dict[str, str], default: str | None) -> None:
         self.routes = {name.lower(): BasicPeer(address) for name, address in routes.items()}
         self.default = None if default is None else BasicPeer(default)
 
@@ -45,23 +42,33 @@ class SniRouter(TcpProxy):
         wildcard = "*." + name.partition(".")[2]
         return self.routes.get(name) or self.routes.get(wildcard) or self.default
 
-    async def upstream_peer(self, stream: Stream, hello: ClientHello | None) -> BasicPeer | None:
-        assert hello is not None
-        peer = self.find(hello.server_name)
-        if peer is None:
-            stream.write(fatal_alert(UNRECOGNIZED_NAME))
+    def new_ctx(self) -> None:
+        return None
+
+    async def client_hello_filter(
+        self, session: StreamSession, hello: ClientHello, ctx: None
+    ) -> bool:
+        if self.find(hello.server_name) is None:
+            session.downstream.write(fatal_alert(UNRECOGNIZED_NAME))
+            return False
+        return True
+
+    async def upstream_peer(self, session: StreamSession, ctx: None) -> BasicPeer:
+        hello = session.client_hello
+        peer = None if hello is None else self.find(hello.server_name)
+        assert peer is not None
         return peer
 
-    def on_end(self, record: TunnelRecord) -> None:
-        hello = record.hello
+    async def logging(self, session: StreamSession, error: Error | None, ctx: None) -> None:
+        hello = session.client_hello
         logger.info(
             "name %s, client %s, to %s, bytes from client %d, to client %d, %s",
             "-" if hello is None else hello.server_name,
             "-" if hello is None else ja4(hello),
-            "refused" if record.peer is None else record.peer.address,
-            record.from_client,
-            record.from_upstream,
-            record.error or "closed",
+            "refused" if session.peer is None else session.peer.address,
+            session.upstream_bytes_sent,
+            session.bytes_sent,
+            error or session.ending,
         )
 
 
@@ -94,8 +101,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     server = Server(Opt.from_namespace(args))
-    connector = TransportConnector(ConnectorOptions.from_server_conf(server.configuration))
-    router = Service("sni router", SniRouter(dict(args.route), args.default, connector))
+    app = SniRouter(dict(args.route), args.default)
+    router = stream_proxy_service(server.configuration, app, name="sni router")
     router.add_tcp(args.listen)
     server.add_service(router)
     server.run_forever()

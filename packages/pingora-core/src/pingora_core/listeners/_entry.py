@@ -75,6 +75,7 @@ class Entry:
         is_claimed: Whether somebody has asked for its address.
         is_ours: Whether nobody but this table has it.
         is_shared: Whether somebody has it who goes on with it when this server has stopped.
+        is_lent: Whether a predecessor has it who goes on with it if this server does not come up.
     """
 
     sock: socket.socket
@@ -83,6 +84,7 @@ class Entry:
     is_claimed: bool = True
     is_ours: bool = True
     is_shared: bool = False
+    is_lent: bool = False
 
     @classmethod
     def made(cls, sock: socket.socket) -> Self:
@@ -97,19 +99,24 @@ class Entry:
         return cls(sock, SocketFile.find(sock))
 
     @classmethod
-    def inherited(cls, sock: socket.socket, *, is_shared: bool = False) -> Self:
+    def inherited(
+        cls, sock: socket.socket, *, is_shared: bool = False, is_lent: bool = False
+    ) -> Self:
         """Hold a socket that another process has made.
 
         Args:
             sock: The socket.
             is_shared: Whether that process keeps it.
+            is_lent: Whether that process gives it up when this server has come up.
 
         Returns:
             The entry, which nobody has claimed.
         """
         sock.settimeout(0)
         file = SocketFile.find(sock)
-        return cls(sock, file, is_claimed=False, is_ours=False, is_shared=is_shared)
+        return cls(
+            sock, file, is_claimed=False, is_ours=False, is_shared=is_shared, is_lent=is_lent
+        )
 
     def is_same(self, sock: socket.socket) -> bool:
         """Decide whether two descriptors stand for one socket.

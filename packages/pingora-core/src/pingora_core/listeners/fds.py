@@ -57,6 +57,7 @@ class ListenFds:
         retry: What to do about an address in use.
         source: Where sockets come from that are not here; None to make them.
         shared: Keys of the inherited sockets that somebody else keeps and goes on with.
+        is_lent: Whether the predecessor has them still, until `take_over`.
 
     Attributes:
         serves_backlog: Whether who retires an address accepts what is waiting there. Not if others
@@ -70,6 +71,8 @@ class ListenFds:
         retry: BindRetry = DEFAULT_RETRY,
         source: SocketSource | None = None,
         shared: Collection[str] = (),
+        *,
+        is_lent: bool = False,
     ) -> None:
         self.serves_backlog = True
         self._retry = retry
@@ -79,7 +82,8 @@ class ListenFds:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         every = {} if inherited is None else inherited
         self._entries = {
-            key: Entry.inherited(sock, is_shared=key in shared) for key, sock in every.items()
+            key: Entry.inherited(sock, is_shared=key in shared, is_lent=is_lent)
+            for key, sock in every.items()
         }
 
     def __len__(self) -> int:
@@ -97,6 +101,11 @@ class ListenFds:
     def shared(self) -> frozenset[str]:
         """The keys of the sockets that somebody keeps who goes on with them, such as systemd."""
         return frozenset(key for key, entry in self._entries.items() if entry.is_shared)
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a predecessor has some of them still and goes on if this server fails."""
+        return any(entry.is_lent for entry in self._entries.values())
 
     @property
     def in_use(self) -> frozenset[str]:
@@ -295,7 +304,7 @@ class ListenFds:
         entry = self._leave(address)
         if entry is None:
             return None
-        if entry.is_shared or not (everywhere or self.serves_backlog):
+        if entry.is_shared or not (everywhere or (self.serves_backlog and not entry.is_lent)):
             self._close(entry)
             return None
         self._refuse(entry)
@@ -354,6 +363,11 @@ class ListenFds:
             self._close(self._entries.pop(key))
         return keys
 
+    def take_over(self) -> None:
+        """Own what was lent: the predecessor stops, or others than this process know of it."""
+        for entry in self._entries.values():
+            entry.is_lent = False
+
     def mark_transferred(self) -> None:
         """Do nothing to the sockets that others would notice, who have got them, too.
 
@@ -381,5 +395,6 @@ class ListenFds:
         entry.sock.close()
 
     def _remove_file(self, entry: Entry) -> None:
-        if self._owns_files and not entry.is_shared and entry.file is not None:
+        is_kept = entry.is_shared or entry.is_lent or not self._owns_files
+        if entry.file is not None and not is_kept:
             entry.file.remove()

@@ -1,5 +1,7 @@
-"""Streams over TCP, Unix sockets and user objects, with their socket options."""
+"""Streams over TCP, Unix sockets and user objects, datagrams, and their socket options."""
 
+from pingora_core.protocols.l4.datagram import Datagram, DatagramCounts, DatagramOptions
+from pingora_core.protocols.l4.datagram_endpoint import DatagramEndpoint
 from pingora_core.protocols.l4.sockopt import BindTo, TcpKeepalive, TcpSocketOptions
 from pingora_core.protocols.l4.stream import L4Stream
 from pingora_core.protocols.l4.virtual import (
@@ -12,6 +14,10 @@ from pingora_core.protocols.l4.virtual import (
 
 __all__ = [
     "BindTo",
+    "Datagram",
+    "DatagramCounts",
+    "DatagramEndpoint",
+    "DatagramOptions",
     "KeepAlive",
     "L4Stream",
     "NoDelay",

@@ -13,7 +13,10 @@ asks. FIN ends reading only: the owner may go on writing and decides when to clo
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 import time
 from typing import TYPE_CHECKING, Final, cast
 
@@ -36,6 +39,8 @@ DEFAULT_WRITE_BUFFER: Final = 65536
 
 DEFAULT_LINGER: Final = 5.0
 """Seconds; nginx's lingering_timeout."""
+
+_NO_BYTES: Final = bytes(4)
 
 
 class L4Stream(TransportStream, asyncio.Protocol):
@@ -195,6 +200,18 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """Whether the peer ended its direction or the connection is gone."""
         return self._eof or self._lost
 
+    def pending_input(self) -> int:
+        """Tell how much has arrived that was not taken, the kernel's buffer included.
+
+        Returns:
+            Bytes; 0 for none.
+        """
+        sock = None if self._eof or self._closed else self._socket()
+        if sock is None:
+            return len(self._buffer)
+        answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, _NO_BYTES)
+        return len(self._buffer) + int.from_bytes(answer, sys.byteorder)
+
     def take(self) -> bytes:
         """Hand over everything that is buffered, and resume reading if it was paused.
 
@@ -256,11 +273,12 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """Whether `close` or `abort` was called or the connection is lost."""
         return self._closed or self._lost
 
-    def close(self, *, discard_input: bool = False) -> None:
+    def close(self, *, discard_input: bool = False, linger: float | None = None) -> None:
         """Send what was written, then close; abort after the linger time. See `Stream.close`.
 
         Args:
             discard_input: Whether to read and drop what the peer still sends before closing.
+            linger: Longest time for that, seconds; None for the stream's own.
         """
         if self._closed or self._lost:
             return
@@ -279,7 +297,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
             transport.close()
             if not transport.get_write_buffer_size():
                 return
-        self._set_write_deadline(self._linger)
+        self._set_write_deadline(self._linger if linger is None else linger)
 
     def abort(self) -> None:
         """Drop the connection at once: with a reset on TCP."""
@@ -324,6 +342,15 @@ class L4Stream(TransportStream, asyncio.Protocol):
             self._disconnected()
 
     # ---------------------------------------------------------------- private
+
+    def _write_expired(self) -> None:
+        if self._discarding and not self._transport.get_write_buffer_size():
+            # All is sent, the end of this direction too, and nothing lies unread: no reason for a
+            # reset, which a peer that has not read all of it would see instead.
+            self._discarding = False
+            self._transport.close()
+        else:
+            super()._write_expired()
 
     def _resume_reading(self) -> None:
         self._paused = False

@@ -9,41 +9,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_core.apps import TcpProxyOptions
-from pingora_core.protocols.tls.client_hello import UNRECOGNIZED_NAME, fatal_alert
+from pingora_core.apps import StreamEnding, StreamProxyOptions
 from pingora_core.upstreams import BasicPeer
 from pingora_error import ErrorSource, ErrorType
 from tests.support.waiting import eventually
-from tests.unit.pingora_core.apps.rig import FakeTime, Forwarder, receive, rig
+from tests.unit.pingora_core.apps.stream_proxy.rig import (
+    FakeTime,
+    Forwarder,
+    is_reset,
+    receive,
+    rig,
+)
 from tests.unit.pingora_core.connectors.rig import full_backlog, unused_port
 from tests.unit.pingora_core.protocols.tls.hellos import from_openssl
 
 if TYPE_CHECKING:
-    from pingora_core.apps import TunnelRecord
-    from pingora_core.protocols.interfaces import Stream
-    from pingora_core.protocols.tls.client_hello import ClientHello
-    from pingora_core.upstreams.peer import Peer as UpstreamPeer
     from tests.unit.pingora_core.protocols.l4.rig import Peer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 HELLO = from_openssl()
-READS_HELLO = TcpProxyOptions(read_client_hello=True)
 MIB = 1 << 20
 
 
 def pattern(size: int, seed: int) -> bytes:
     # A period that is no divisor of any buffer shows whatever is lost or out of order.
     return (bytes((i * seed) & 0xFF for i in range(65521)) * (size // 65521 + 1))[:size]
-
-
-async def is_reset(peer: Peer) -> bool:
-    async with asyncio.timeout(10):
-        try:
-            await peer.recv_all()
-        except ConnectionResetError:
-            return True
-    return False
 
 
 # ------------------------------------------------------------------------------------- bytes
@@ -64,10 +55,14 @@ async def test_bytes_go_both_ways() -> None:
 
         record = await proxy.ended()
 
-    assert (record.error, record.from_client, record.from_upstream) == (None, 8, 7)
-    assert record.peer is proxy.app.peer
-    assert record.hello is None
-    assert proxy.app.hellos == [None]
+    assert (record.error, *record.sent) == (None, 8, 7)
+    session = record.session
+    assert session.peer is proxy.app.peer
+    assert session.client_hello is None
+    assert session.ending is StreamEnding.COMPLETED
+    assert (session.bytes_received, session.upstream_bytes_received) == (8, 7)
+    assert session.connect_time is not None
+    assert 0 < session.connect_time <= session.duration
 
 
 async def test_large_transfers_at_once() -> None:
@@ -88,7 +83,7 @@ async def test_large_transfers_at_once() -> None:
 
     assert received_up == up
     assert received_down == down
-    assert (record.error, record.from_client, record.from_upstream) == (None, len(up), len(down))
+    assert (record.error, *record.sent) == (None, len(up), len(down))
 
 
 async def test_server_speaks_first() -> None:
@@ -108,7 +103,8 @@ async def test_slow_reader_holds_the_sender_back(slow: str) -> None:
         client, server = await proxy.pair(receive_buffer=65536)
         reader, writer = (server, client) if slow == "upstream" else (client, server)
         sending = asyncio.create_task(writer.send(data))
-        (down,), (up,) = proxy.app.downstreams, proxy.app.upstreams
+        (session,), (up,) = proxy.app.sessions, proxy.upstreams
+        down = session.downstream
         source, sink = (down, up) if slow == "upstream" else (up, down)
 
         await eventually(lambda: sink.needs_drain and source.buffered >= 65536, "a full proxy")
@@ -170,7 +166,7 @@ async def test_upstream_answers_early_and_leaves() -> None:
         client.close()
         record = await proxy.ended()
 
-    assert record.from_upstream == 13
+    assert record.session.bytes_sent == 13
 
 
 # ----------------------------------------------------------------------------------- failures
@@ -195,8 +191,8 @@ async def test_upstream_refuses(caplog: pytest.LogCaptureFixture) -> None:
 async def test_connect_deadline() -> None:
     """An upstream that does not answer is given up."""
     async with full_backlog() as address:
-        options = TcpProxyOptions(connect_timeout=0.05)
-        async with rig(make=lambda _: Forwarder(BasicPeer(address), options)) as proxy:
+        options = StreamProxyOptions(connect_timeout=0.05)
+        async with rig(options, make=lambda _: Forwarder(BasicPeer(address))) as proxy:
             client = await proxy.connect()
 
             assert await is_reset(client)
@@ -241,7 +237,9 @@ async def test_client_vanishes_while_it_is_waited_for() -> None:
     async with rig() as proxy:
         client, server = await proxy.pair(receive_buffer=65536)
         sending = asyncio.create_task(server.send(bytes(16 * MIB)))
-        await eventually(lambda: proxy.app.downstreams and proxy.app.downstreams[0].needs_drain)
+        await eventually(
+            lambda: proxy.app.sessions and proxy.app.sessions[0].downstream.needs_drain
+        )
         client.reset()
 
         with pytest.raises(ConnectionError):
@@ -264,113 +262,13 @@ async def test_application_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert line.exc_info is not None
 
 
-async def test_on_end_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that fails is logged and disturbs nobody."""
-
-    class Failing(Forwarder):
-        def on_end(self, record: TunnelRecord) -> None:
-            super().on_end(record)
-            raise ZeroDivisionError
-
-    async with rig(make=Failing) as proxy:
-        client, server = await proxy.pair()
-        client.end()
-        server.end()
-        await proxy.ended()
-        await eventually(lambda: "on_end failed" in caplog.text)
-
-
-# ------------------------------------------------------------------------------------- refusal
-
-
-class Refusing(Forwarder):
-    """Refuses every connection with an alert."""
-
-    async def upstream_peer(self, stream: Stream, hello: ClientHello | None) -> UpstreamPeer | None:
-        await super().upstream_peer(stream, hello)
-        stream.write(fatal_alert(UNRECOGNIZED_NAME))
-        return None
-
-
-async def test_refusal_is_heard() -> None:
-    """What is written before a refusal arrives, even though the client goes on sending."""
-    async with rig(make=Refusing) as proxy:
-        client = await proxy.connect()
-        with suppress(OSError):
-            await client.send(b"early data" * 20000)
-
-        assert await receive(client, 7) == fatal_alert(UNRECOGNIZED_NAME)
-        client.close()
-        record = await proxy.ended()
-
-    assert record.error is None
-    assert record.peer is None
-
-
-# --------------------------------------------------------------------------------- ClientHello
-
-
-async def test_hello_is_read_and_forwarded() -> None:
-    """The upstream is chosen by the ClientHello, and gets every byte of it."""
-    async with rig(READS_HELLO) as proxy:
-        client = await proxy.connect()
-        await client.send(HELLO[:100])
-        await client.send(HELLO[100:] + b"and more")
-        server = await proxy.accept()
-
-        assert await receive(server, len(HELLO) + 8) == HELLO + b"and more"
-        (hello,) = proxy.app.hellos
-        assert hello is not None
-        assert hello.server_name == "www.example.org"
-        client.end()
-        server.end()
-        assert (await proxy.ended()).hello is hello
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (b"GET / HTTP/1.1\r\n\r\n", ErrorType.HANDSHAKE_ERROR),
-        (HELLO[:200], ErrorType.CONNECTION_CLOSED),
-        (b"", ErrorType.CONNECTION_CLOSED),
-    ],
-    ids=["HTTP", "half a hello", "nothing"],
-)
-async def test_no_hello(data: bytes, kind: ErrorType) -> None:
-    """A client that says something else, or nothing, does not reach the application."""
-    async with rig(READS_HELLO) as proxy:
-        client = await proxy.connect()
-        await client.send(data)
-        client.end()
-        await is_reset(client)
-        await eventually(lambda: proxy.app.records)
-        error = proxy.record.error
-
-    assert error is not None
-    assert (error.etype, error.esource) == (kind, ErrorSource.DOWNSTREAM)
-    assert proxy.app.hellos == []
-
-
-async def test_hello_deadline() -> None:
-    """A client that connects and stays silent is not waited for longer than the options say."""
-    options = TcpProxyOptions(read_client_hello=True, hello_timeout=0.05)
-    async with rig(options) as proxy:
-        client = await proxy.connect()
-
-        assert await is_reset(client)
-        error = proxy.record.error
-
-    assert error is not None
-    assert error.etype is ErrorType.TLS_HANDSHAKE_TIMEDOUT
-
-
 # ------------------------------------------------------------------------------------ silence
 
 
 async def test_idle_deadline_is_for_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte in either direction keeps a connection; silence in both ends it."""
     time = FakeTime(monkeypatch)
-    async with rig(TcpProxyOptions(idle_timeout=100)) as proxy:
+    async with rig(StreamProxyOptions(idle_timeout=100)) as proxy:
         client, server = await proxy.pair()
         for sender, receiver in ((client, server), (server, client), (server, client)):
             time.advance(99)
@@ -394,10 +292,10 @@ async def test_idle_deadline_is_for_both_directions(monkeypatch: pytest.MonkeyPa
 async def test_idle_deadline_while_a_reader_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes nothing for the whole period is given up."""
     time = FakeTime(monkeypatch)
-    async with rig(TcpProxyOptions(idle_timeout=100), receive_buffer=65536) as proxy:
+    async with rig(StreamProxyOptions(idle_timeout=100), receive_buffer=65536) as proxy:
         client, _ = await proxy.pair()
         sending = asyncio.create_task(client.send(bytes(16 * MIB)))
-        await eventually(lambda: proxy.app.upstreams[0].needs_drain)
+        await eventually(lambda: proxy.upstreams[0].needs_drain)
         # More than once, because bytes may still be moving into the kernel's buffers.
         async with asyncio.timeout(10):
             while not proxy.app.records:
@@ -415,7 +313,7 @@ async def test_idle_deadline_while_a_reader_does_not_read(monkeypatch: pytest.Mo
 async def test_half_closed_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once one direction has ended, less silence is borne."""
     time = FakeTime(monkeypatch)
-    async with rig(TcpProxyOptions(idle_timeout=100, half_closed_timeout=20)) as proxy:
+    async with rig(StreamProxyOptions(idle_timeout=100, half_closed_timeout=20)) as proxy:
         client, server = await proxy.pair()
         client.end()
         assert await server.recv() == b""
@@ -431,38 +329,6 @@ async def test_half_closed_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.context == "nothing was forwarded for 20 s"
 
 
-# ----------------------------------------------------------------------------------- shutdown
-
-
-async def test_shutdown_lets_connections_end() -> None:
-    """A shutdown waits for the connections there are, which go on as before."""
-    async with rig() as proxy:
-        client, server = await proxy.pair()
-        proxy.switch.start()
-        await client.send(b"still here")
-        assert await receive(server, 10) == b"still here"
-        client.end()
-        server.end()
-
-        assert (await proxy.ended()).error is None
-
-
-async def test_end_of_the_grace_period() -> None:
-    """What is left at the end of the grace period is reset, and told about."""
-    async with rig() as proxy:
-        client, server = await proxy.pair()
-        await client.send(b"x")
-        await receive(server, 1)
-        proxy.stop()
-
-        assert await is_reset(client)
-        assert await is_reset(server)
-        error = (await proxy.ended()).error
-
-    assert error is not None
-    assert error.etype is ErrorType.CONNECTION_CLOSED
-
-
 async def test_many_connections_leave_nothing() -> None:
     """Connections that end in every way leave no socket, no task and no deadline behind."""
     async with rig() as proxy:
@@ -475,6 +341,7 @@ async def test_many_connections_leave_nothing() -> None:
             client.close()
             server.close()
         await eventually(lambda: len(proxy.app.records) == 40)
-        streams = (*proxy.app.downstreams, *proxy.app.upstreams)
+        downstreams = [session.downstream for session in proxy.app.sessions]
+        streams = (*downstreams, *proxy.upstreams)
         await eventually(lambda: all(stream.is_closed for stream in streams))
         assert len(streams) == 80

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from pingora_core.apps.tcp_proxy import TcpProxy
+from pingora_core.apps.stream_proxy import StreamProxy, StreamProxyApp
 from pingora_core.connectors import TransportConnector
 from pingora_core.protocols.address import InetAddress
 from pingora_core.runtime import timers
@@ -23,49 +24,89 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pingora_core.apps.tcp_proxy import TcpProxyOptions, TunnelRecord
+    from pingora_core.apps.stream_proxy import StreamProxyOptions, StreamSession
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.tls.alpn import AlpnOffer
     from pingora_core.protocols.tls.client_hello import ClientHello
     from pingora_core.upstreams.peer import Peer as UpstreamPeer
+    from pingora_error import Error
 
-__all__ = ["FakeTime", "Forwarder", "Rig", "receive", "rig"]
+    Listen: TypeAlias = Callable[[Service[StreamProxyApp[list[str]]]], None]
+
+__all__ = [
+    "Ended",
+    "FakeTime",
+    "Forwarder",
+    "Hello",
+    "Listen",
+    "Rig",
+    "is_reset",
+    "listen_tcp",
+    "receive",
+    "rig",
+]
 
 
-class Forwarder(TcpProxy):
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a proxy was told of the end of a connection.
+
+    Attributes:
+        session: The connection.
+        error: Why it failed, if it did.
+        ctx: Its context: the names of the callbacks that were called.
+    """
+
+    session: StreamSession
+    error: Error | None
+    ctx: list[str]
+
+    @property
+    def sent(self) -> tuple[int, int]:
+        """Bytes that went to the upstream, and to the client."""
+        return self.session.upstream_bytes_sent, self.session.bytes_sent
+
+
+class Forwarder(StreamProxy[list[str]]):
     """Forwards to one upstream and keeps what it is told.
 
     Attributes:
         peer: Where to; an exception is raised instead.
-        hellos: What was given to choose by.
         records: What has ended.
-        downstreams: The clients' connections.
-        upstreams: The connections that were made.
+        sessions: The connections that were to be forwarded.
+        contexts: How many connections there have been.
     """
 
-    def __init__(
-        self,
-        peer: UpstreamPeer | Exception | None,
-        options: TcpProxyOptions | None = None,
-        connector: TransportConnector | None = None,
-    ) -> None:
-        self.upstreams: list[Stream] = []
-        self.downstreams: list[Stream] = []
-        self.hellos: list[ClientHello | None] = []
-        self.records: list[TunnelRecord] = []
+    def __init__(self, peer: UpstreamPeer | Exception) -> None:
+        self.records: list[Ended] = []
+        self.sessions: list[StreamSession] = []
+        self.contexts = 0
         self.peer = peer
-        super().__init__(connector=connector or Watched(self.upstreams), options=options)
 
-    async def upstream_peer(self, stream: Stream, hello: ClientHello | None) -> UpstreamPeer | None:
-        self.downstreams.append(stream)
-        self.hellos.append(hello)
+    def new_ctx(self) -> list[str]:
+        self.contexts += 1
+        return []
+
+    async def upstream_peer(self, session: StreamSession, ctx: list[str]) -> UpstreamPeer:
+        ctx.append("upstream_peer")
+        self.sessions.append(session)
         if isinstance(self.peer, Exception):
             raise self.peer
         return self.peer
 
-    def on_end(self, record: TunnelRecord) -> None:
-        self.records.append(record)
-        super().on_end(record)
+    async def logging(self, session: StreamSession, error: Error | None, ctx: list[str]) -> None:
+        ctx.append("logging")
+        self.records.append(Ended(session, error, ctx))
+
+
+class Hello(Forwarder):
+    """Waits for a ClientHello."""
+
+    async def client_hello_filter(
+        self, session: StreamSession, hello: ClientHello, ctx: list[str]
+    ) -> bool:
+        ctx.append("client_hello_filter")
+        return True
 
 
 class Watched(TransportConnector):
@@ -81,25 +122,42 @@ class Watched(TransportConnector):
         return stream
 
 
+def listen_tcp(service: Service[StreamProxyApp[list[str]]]) -> None:
+    """Listen on any free port."""
+    service.add_tcp("127.0.0.1:0")
+
+
 class Rig:
     """The parts of a running proxy.
 
     Attributes:
-        app: The application.
-        service: What runs it.
+        app: The callbacks.
+        service: What runs them.
+        upstreams: The connections that were made.
+        switch: Stops the service in order.
     """
 
-    def __init__(self, app: Forwarder, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Forwarder,
+        listener: socket.socket,
+        options: StreamProxyOptions | None,
+        listen: Listen,
+    ) -> None:
         self.app = app
-        self.service = Service("forwarder", app)
-        self.service.add_tcp("127.0.0.1:0")
+        self.upstreams: list[Stream] = []
+        served = StreamProxyApp(
+            app, connector=Watched(self.upstreams), options=options, max_retries=3
+        )
+        self.service = Service("forwarder", served)
+        listen(self.service)
         self.switch = ShutdownSwitch()
         self._listener = listener
         self._sockets: list[Peer] = []
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def record(self) -> TunnelRecord:
+    def record(self) -> Ended:
         (record,) = self.app.records
         return record
 
@@ -127,13 +185,13 @@ class Rig:
         """Connect a client and accept what the proxy makes of it."""
         client = await self.connect(receive_buffer=receive_buffer)
         server = await self.accept()
-        await eventually(lambda: self.app.upstreams, "the connection to the upstream")
+        await eventually(lambda: self.upstreams, "the connection to the upstream")
         return client, server
 
-    async def ended(self) -> TunnelRecord:
+    async def ended(self) -> Ended:
         """Wait until the only connection has ended and both its streams are closed."""
         await eventually(lambda: self.app.records, "the end of the connection")
-        streams = (*self.app.downstreams, *self.app.upstreams)
+        streams = (*(session.downstream for session in self.app.sessions), *self.upstreams)
         await eventually(lambda: all(stream.is_closed for stream in streams))
         return self.record
 
@@ -159,16 +217,18 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    options: TcpProxyOptions | None = None,
+    options: StreamProxyOptions | None = None,
     *,
-    make: Callable[[BasicPeer], Forwarder] | None = None,
+    make: Callable[[BasicPeer], Forwarder] = Forwarder,
+    listen: Listen = listen_tcp,
     receive_buffer: int | None = None,
 ) -> AsyncIterator[Rig]:
     """Run a proxy before a listener of the test's.
 
     Args:
         options: Of the proxy.
-        make: Makes the application; gets the peer that stands for the listener.
+        make: Makes the callbacks; gets the peer that stands for the listener.
+        listen: Adds to the service what it listens on.
         receive_buffer: Kernel buffer of the upstream's sockets, bytes.
     """
     with socket.socket() as listener:
@@ -178,8 +238,7 @@ async def rig(
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         peer = BasicPeer(f"127.0.0.1:{listener.getsockname()[1]}")
-        app = Forwarder(peer, options) if make is None else make(peer)
-        made = Rig(app, listener)
+        made = Rig(make(peer), listener, options, listen)
         await made.start()
         try:
             yield made
@@ -195,6 +254,16 @@ async def receive(peer: Peer, size: int) -> bytes:
             pieces.append(piece)
             size -= len(piece)
     return b"".join(pieces)
+
+
+async def is_reset(peer: Peer) -> bool:
+    """Read until the end, and tell whether it is a reset."""
+    async with asyncio.timeout(10):
+        try:
+            await peer.recv_all()
+        except ConnectionResetError:
+            return True
+    return False
 
 
 class FakeTime:

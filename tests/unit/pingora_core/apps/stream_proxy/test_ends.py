@@ -8,51 +8,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_core.apps import TunnelRecord, tcp_proxy
+from pingora_core.apps import StreamProxyApp
+from pingora_core.apps.stream_proxy import app as app_module
 from pingora_core.connectors import TransportConnector
-from pingora_core.protocols.tls import CaBundle
 from pingora_core.runtime.shutdown import ShutdownSwitch
-from pingora_core.upstreams import BasicPeer, PeerOptions
+from pingora_core.upstreams import BasicPeer
 from pingora_error import Error, ErrorSource, ErrorType
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
-from tests.unit.pingora_core.apps.rig import FakeTime, Forwarder, receive, rig
-from tests.unit.pingora_core.connectors.rig import origin
+from tests.unit.pingora_core.apps.stream_proxy.rig import FakeTime, Forwarder
 from tests.unit.pingora_core.protocols.tls.rig import Wire
 
 if TYPE_CHECKING:
-    from pingora_core.apps import TcpProxyOptions
+    from pingora_core.apps import StreamProxyOptions
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.tls.alpn import AlpnOffer
     from pingora_core.upstreams.peer import Peer as UpstreamPeer
-    from tests.support.certificates import CertificateAuthority
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-async def test_tls_to_the_upstream(authority: CertificateAuthority) -> None:
-    """A plain client reaches a TLS upstream; its half-close leaves time for the answer."""
-    certificate = authority.issue("up.test")
-    answered = asyncio.Event()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"got " + await reader.readexactly(4))
-        await writer.drain()
-        await answered.wait()
-
-    options = PeerOptions(ca=CaBundle([authority.certificate]))
-    async with origin(answer, tls=certificate.server_context()) as upstream:
-        peer = BasicPeer(upstream.address, sni="up.test", options=options)
-        async with rig(make=lambda _: Forwarder(peer)) as proxy:
-            client = await proxy.connect()
-            await client.send(b"ping")
-            client.end()
-            assert await receive(client, 8) == b"got ping"
-            answered.set()
-            assert await client.recv() == b""
-            record = await proxy.ended()
-
-    assert (record.error, record.from_client, record.from_upstream) == (None, 4, 8)
 
 
 class Ending(Wire):
@@ -76,15 +49,16 @@ class Unending(Ending):
 
 
 async def forward(
-    stream: Wire, upstream: Wire, options: TcpProxyOptions | None = None
+    stream: Wire, upstream: Wire, options: StreamProxyOptions | None = None
 ) -> Forwarder:
     class Ready(TransportConnector):
         async def new_stream(self, peer: UpstreamPeer, *, alpn: AlpnOffer | None = None) -> Stream:
             return upstream
 
-    app = Forwarder(BasicPeer("192.0.2.1:1"), options, connector=Ready())
-    await app.process_new(stream, ShutdownSwitch().watch)
-    await app.cleanup()
+    app = Forwarder(BasicPeer("192.0.2.1:1"))
+    served = StreamProxyApp(app, connector=Ready(), options=options)
+    await served.process_new(stream, ShutdownSwitch().watch)
+    await served.cleanup()
     return app
 
 
@@ -169,25 +143,29 @@ async def test_bug_in_a_stream_closes_everything() -> None:
         assert upstream.ends
 
 
-def test_clients_cannot_fill_the_log(
+async def test_clients_cannot_fill_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Failures that clients cause are logged at a limited rate, those of upstreams always."""
     clock = FakeClock()
-    monkeypatch.setattr(tcp_proxy, "time", SimpleNamespace(monotonic=clock))
-    app = Forwarder(None)
+    monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=clock))
+    app = Forwarder(Error.down(ErrorType.HANDSHAKE_ERROR, "the client sent nonsense"))
+    served = StreamProxyApp(app)
 
-    def end(error: Error) -> list[str]:
+    async def end() -> list[str]:
         caplog.clear()
-        app.on_end(TunnelRecord(Wire(), error=error))
+        await served.process_new(Wire(), ShutdownSwitch().watch)
         return [line.getMessage() for line in caplog.records]
 
-    garbage = Error.down(ErrorType.HANDSHAKE_ERROR, "the client sent nonsense")
-    lines = [len(end(garbage)) for _ in range(50)]
+    lines = [len(await end()) for _ in range(50)]
     assert sum(lines) == 10
-    assert len(end(Error.up(ErrorType.CONNECT_REFUSED))) == 1
+    app.peer = Error.up(ErrorType.CONNECT_REFUSED)
+    assert len(await end()) == 1
+    app.peer = Error.down(ErrorType.HANDSHAKE_ERROR, "the client sent nonsense")
     clock.advance(60)
 
-    (line,) = end(garbage)
+    (line,) = await end()
 
     assert line.endswith("the client sent nonsense (and 40 more that were not logged)")
+    assert len(app.records) == 52
+    await served.cleanup()
