@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["H2Client", "H2WebSocket"]
 
 _LIMIT = 15.0
+_GOAWAY = 7
 
 
 class H2Client:
@@ -30,6 +31,8 @@ class H2Client:
     Attributes:
         connection: The library's view of it.
         is_closed: Whether the server has closed it.
+        goaways: How many GOAWAY frames have arrived. The library does not see them: it would
+            refuse everything that comes on the streams that go on.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,6 +41,8 @@ class H2Client:
         )
         self.connection = h2.connection.H2Connection(config)
         self.is_closed = False
+        self.goaways = 0
+        self._partial = b""
         self._reader = reader
         self._writer = writer
         self._sockets: dict[int, H2WebSocket] = {}
@@ -127,7 +132,7 @@ class H2Client:
 
     async def _read(self) -> None:
         while data := await self._reader.read(65536):
-            for event in self.connection.receive_data(data):
+            for event in self.connection.receive_data(self._without_goaways(data)):
                 self._handle(event)
             self.flush()
             async with self._changed:
@@ -135,6 +140,18 @@ class H2Client:
         self.is_closed = True
         async with self._changed:
             self._changed.notify_all()
+
+    def _without_goaways(self, data: bytes) -> bytes:
+        data = self._partial + data
+        kept = b""
+        while len(data) >= 9 and len(data) >= (end := 9 + int.from_bytes(data[:3], "big")):
+            if data[3] == _GOAWAY:
+                self.goaways += 1
+            else:
+                kept += data[:end]
+            data = data[end:]
+        self._partial = data
+        return kept
 
     def _handle(self, event: h2.events.Event) -> None:
         match event:

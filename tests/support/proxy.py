@@ -244,6 +244,16 @@ class RunningProxy(Generic[CTX]):
         """Tell the proxy to stop; leaving the context waits for its end."""
         self._switch.start()
 
+    def end_streams(self) -> None:
+        """Tell the proxy to end what has no end of its own; it stops if it was not stopping."""
+        self._switch.end_streams()
+
+    async def ended(self) -> None:
+        """Wait until the proxy has come to its end, once it was told to stop."""
+        assert self._task is not None
+        async with asyncio.timeout(5):
+            await asyncio.shield(self._task)
+
     async def connect(self, *, receive_buffer: int | None = None) -> RawClient:
         """Connect a client.
 

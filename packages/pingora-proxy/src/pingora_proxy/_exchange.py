@@ -14,7 +14,7 @@ turned into an interruption of the relay, which alone decides how the request en
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 from pingora_core.protocols.http.task import (
     BodyTask,
@@ -25,26 +25,24 @@ from pingora_core.protocols.http.task import (
     UpgradedBodyTask,
 )
 from pingora_error import Error, ErrorSource, ErrorType
-from pingora_proxy._response_filters import ResponseFilters
+from pingora_proxy._open_ended import OpenEnded, boundaries_of
+from pingora_proxy._request_half import RequestHalf
 from pingora_proxy._tunnel import UPGRADED_IDLE, Tunnel
-from pingora_proxy._upstream_request import clean_response, complete_framing, make_upstream_request
-from pingora_proxy._user_errors import as_error
+from pingora_proxy._upstream_request import clean_response
+from pingora_proxy._websocket import WebSocketTunnel
 from pingora_proxy.hooks import CTX
 
 if TYPE_CHECKING:
-    from pingora_core.modules.module import HttpModuleCtx
-    from pingora_core.protocols.http.client import ClientSession
+    from collections.abc import Callable
+
+    from pingora_core.protocols.http.stream_boundaries import Boundaries
     from pingora_core.protocols.http.task import HttpTask
-    from pingora_core.upstreams.peer import HttpPeer
     from pingora_http import ResponseHeader
-    from pingora_proxy._overrides import Overrides
-    from pingora_proxy.hooks import ProxyHttp
-    from pingora_proxy.session import Session
 
 __all__ = ["Exchange"]
 
 
-class Exchange(Generic[CTX]):
+class Exchange(RequestHalf[CTX]):
     """The state of one attempt.
 
     Args:
@@ -57,38 +55,10 @@ class Exchange(Generic[CTX]):
     """
 
     # One is made for each attempt; most of them never change most of this.
-    _filters: ResponseFilters[CTX] | None = None
-    _filters_body = False
-    _upload_task: asyncio.Task[None] | None = None
     _upgrade_task: asyncio.Task[None] | None = None
-    _upload_error: Error | None = None
-    _is_watching = False
     _tunnel: Tunnel | None = None
-
-    def __init__(
-        self,
-        app: ProxyHttp[CTX],
-        overrides: Overrides,
-        session: Session,
-        upstream: ClientSession,
-        *,
-        peer: HttpPeer,
-        ctx: CTX,
-    ) -> None:
-        self._app = app
-        self._overrides = overrides
-        self._session = session
-        self._down = session.downstream_session
-        self._up = upstream
-        self._peer = peer
-        self._ctx = ctx
-        self._modules: HttpModuleCtx | None = session.active_modules
-        if (
-            overrides.filters_response
-            or self._modules is not None
-            or session.active_upstream_modules is not None
-        ):
-            self._filter_responses()
+    _open_ended: OpenEnded | None = None
+    _unsubscribe: Callable[[], None] | None = None
 
     async def run(self) -> None:
         """Send the request and relay the response to its end.
@@ -99,15 +69,15 @@ class Exchange(Generic[CTX]):
         try:
             await self._send_request()
             await self._relay_response()
+            if self._tunnel is not None and self._tunnel.is_ending:
+                await self._end_tunnel(self._tunnel)
         finally:
+            if self._unsubscribe is not None:
+                self._release_end()
             if self._is_watching:
                 self._down.watch_disconnect(None)
             if self._upload_task is not None or self._upgrade_task is not None:
                 await self._end_second_tasks()
-
-    def _filter_responses(self) -> None:
-        self._filters = ResponseFilters(self._app, self._overrides, self._session, self._ctx)
-        self._filters_body = self._filters.sees_body
 
     async def _end_second_tasks(self) -> None:
         for task in (self._upload_task, self._upgrade_task):
@@ -115,92 +85,6 @@ class Exchange(Generic[CTX]):
                 task.cancel()
                 await asyncio.wait((task,))
         self._upload_task = self._upgrade_task = None
-
-    # ---------------------------------------------------------------- request
-
-    async def _send_request(self) -> None:
-        session = self._session
-        down = self._down
-        request = make_upstream_request(
-            down.request,
-            upgrade=down.is_upgrade_request,
-            version=self._up.version,
-        )
-        if self._overrides.upstream_request_filter:
-            session.phase = "upstream_request_filter"
-            await self._app.upstream_request_filter(session, request, self._ctx)
-        compression = session.active_upstream_compression
-        if compression is not None:
-            compression.request_filter(down.request)
-            if self._filters is None:
-                self._filter_responses()
-        if self._modules is not None:
-            self._modules.request_body_start()
-        has_body = not down.is_body_empty
-        complete_framing(request, self._peer, has_body=has_body)
-        session.phase = "send request"
-        self._up.send_request_header(request)
-        if not has_body:
-            if self._overrides.request_body_filter or self._modules is not None:
-                await self._send_body(None, end=True)
-            else:
-                self._up.finish_request_body()
-            return
-        down.auto_continue = False
-        try:
-            await self._upload_what_is_here()
-        except Error as error:
-            if error.esource is not ErrorSource.UPSTREAM:
-                raise
-            self._upload_failed(error)
-
-    async def _upload_what_is_here(self) -> None:
-        down = self._down
-        up = self._up
-        replay = down.retry_buffer
-        if replay or down.is_body_done:
-            await self._send_body(replay or None, end=down.is_body_done)
-        while not down.is_body_done and not up.needs_drain:
-            piece = down.next_request_body()
-            if piece is None and not down.is_body_done:
-                break
-            await self._send_body(piece, end=down.is_body_done)
-        if not down.is_body_done:
-            self._upload_task = asyncio.create_task(self._upload_rest(), name="upload")
-
-    async def _upload_rest(self) -> None:
-        """Send the rest of the request body as it arrives; runs in a task of its own."""
-        down = self._down
-        up = self._up
-        try:
-            while not down.is_body_done:
-                if up.needs_drain:
-                    await up.drain()
-                piece = await down.read_request_body()
-                await self._send_body(piece, end=down.is_body_done)
-            self._watch_client()
-        except Error as error:
-            self._upload_failed(error)
-        except Exception as error:  # noqa: BLE001 - a user's filter may raise anything
-            self._upload_failed(as_error(error, "request_body_filter"))
-
-    def _upload_failed(self, error: Error) -> None:
-        self._upload_error = error
-        if error.esource is not ErrorSource.UPSTREAM:
-            self._up.fail(error)
-        # An upstream that takes no more may have answered already (413, 401): the relay reads
-        # on, and the error counts only if there is no answer.
-
-    async def _send_body(self, piece: bytes | None, *, end: bool) -> None:
-        if self._modules is not None:
-            piece = await self._modules.request_body_filter(piece, end)
-        if self._overrides.request_body_filter:
-            self._session.phase = "request_body_filter"
-            piece = await self._app.request_body_filter(self._session, piece, end, self._ctx)
-        if piece:
-            self._up.send_request_body(piece)
-        if end:
-            self._up.finish_request_body(self._down.request_trailers)
 
     # --------------------------------------------------------------- response
 
@@ -216,11 +100,13 @@ class Exchange(Generic[CTX]):
                 try:
                     task = await up.wait_task()
                 except Error as error:
+                    if self._unsubscribe is not None and await self._ends_with(error):
+                        return
                     self._judge_read_error(error)
                     continue
             # The two kinds of which every response is made come first, and a coroutine is made
             # only for those who filter.
-            if isinstance(task, BodyTask) and not self._filters_body:
+            if isinstance(task, BodyTask) and not self._sees_body:
                 end = task.end
                 down.send_response_body(task.data, end=end)
             elif (
@@ -230,8 +116,13 @@ class Exchange(Generic[CTX]):
                 and down.request.raw_method != b"CONNECT"
             ):
                 end = task.end
-                clean_response(task.header)
-                down.send_response_header(task.header, end=end)
+                header = task.header
+                boundaries = None
+                if not clean_response(header) and not end:
+                    boundaries = boundaries_of(down.request, header)
+                down.send_response_header(header, end=end)
+                if boundaries is not None:
+                    self._follow(boundaries)
             else:
                 end = await self._relay(task)
             if end:
@@ -254,28 +145,20 @@ class Exchange(Generic[CTX]):
             raise failed from failed.cause
         raise error
 
-    def _watch_client(self) -> None:
-        if self._down.abort_on_close:
-            self._is_watching = True
-            self._down.watch_disconnect(self._client_gone)
-
-    def _client_gone(self) -> None:
-        self._up.fail(
-            Error.down(ErrorType.CONNECTION_CLOSED, "the client closed before the response ended")
-        )
-
     async def _relay(self, task: HttpTask) -> bool:
         # Filters a piece and sends it; says whether it was the last.
         match task:
             case BodyTask():
+                if self._open_ended is not None and task.data and not task.end:
+                    return await self._relay_open_ended(self._open_ended, task.data)
                 await self._relay_body(task.data, end=task.end)
                 return task.end
             case HeaderTask():
                 await self._relay_header(task.header, end=task.end)
                 return task.end
             case UpgradedBodyTask():
-                if task.data:
-                    self._down.send_upgraded(task.data)
+                if task.data and self._tunnel is not None:
+                    self._tunnel.send_to_client(task.data)
                 return task.end
             case TrailerTask():
                 await self._relay_trailers(task)
@@ -287,31 +170,37 @@ class Exchange(Generic[CTX]):
 
     async def _relay_header(self, header: ResponseHeader, *, end: bool) -> None:
         status = header.status
-        if status != 101:
-            clean_response(header)
+        boundaries: Boundaries | None = None
+        is_websocket = False
+        if status == 101:
+            is_websocket = (header.get_raw(b"upgrade") or b"").lower() == b"websocket"
+        elif not clean_response(header) and not end and status >= 200:
+            boundaries = boundaries_of(self._down.request, header)
         if self._filters is not None:
             await self._filters.header(header, end=end)
-            self._filters_body = self._filters.sees_body
+            self._sees_body = self._filters.sees_body
         if status == 101 or self._down.request.raw_method == b"CONNECT":
             self._down.send_response_header(header, end=end)
             if not end and (status == 101 or 200 <= status < 300):
-                self._switch_protocols()
+                self._switch_protocols(is_websocket=is_websocket)
         elif end and status >= 200 and self._may_add_body(header):
             # Somebody sees the body, if only to be told that there is none.
             self._down.send_response_header(header)
             await self._relay_body(None, end=True)
         else:
             self._down.send_response_header(header, end=end)
+            if boundaries is not None:
+                self._follow(boundaries)
 
     def _may_add_body(self, header: ResponseHeader) -> bool:
-        if not self._filters_body or header.status in {204, 304}:
+        if not self._sees_body or header.status in {204, 304}:
             return False
         return (
             self._down.request.raw_method != b"HEAD" and header.get_raw(b"content-length") is None
         )
 
     async def _relay_body(self, data: bytes | None, *, end: bool) -> None:
-        if self._filters is None or not self._filters_body:
+        if self._filters is None or not self._filters.sees_body:
             self._down.send_response_body(data, end=end)
             return
         data, delay = await self._filters.body(data, end=end)
@@ -328,10 +217,61 @@ class Exchange(Generic[CTX]):
 
     # ---------------------------------------------------------------- upgrade
 
-    def _switch_protocols(self) -> None:
+    def _switch_protocols(self, *, is_websocket: bool) -> None:
         self._up.read_timeout = UPGRADED_IDLE
         self._down.watch_disconnect(None)
-        self._tunnel = Tunnel(self._down, self._up)
+        kind = WebSocketTunnel if is_websocket else Tunnel
+        self._tunnel = tunnel = kind(self._down, self._up)
         self._upgrade_task = asyncio.create_task(
-            self._tunnel.forward(after=self._upload_task), name="upgraded"
+            tunnel.forward(after=self._upload_task), name="upgraded"
         )
+        self._unsubscribe = self._session.shutdown_watch.subscribe_end_of_streams(tunnel.end)
+
+    # ------------------------------------------------- ended by the server's stop
+
+    def _follow(self, boundaries: Boundaries) -> None:
+        # The response has no end of its own: it is looked at piece by piece from now on.
+        self._open_ended = open_ended = OpenEnded(boundaries, self._down, self._up)
+        self._sees_body = True
+        watch = self._session.shutdown_watch
+        self._unsubscribe = watch.subscribe_end_of_streams(open_ended.end)
+
+    async def _relay_open_ended(self, open_ended: OpenEnded, data: bytes) -> bool:
+        rest = open_ended.take(data)
+        if rest < 0:
+            await self._relay_body(data, end=False)
+            return False
+        if rest:
+            await self._relay_body(data[:rest], end=False)
+        await self._finish_open_ended(open_ended)
+        return True
+
+    async def _finish_open_ended(self, open_ended: OpenEnded) -> None:
+        self._session.shutdown_note = open_ended.note
+        trailers = open_ended.make_trailers()
+        if trailers is None:
+            await self._relay_body(None, end=True)
+        else:
+            await self._relay_trailers(TrailerTask(trailers))
+        self._up.close()
+
+    async def _ends_with(self, error: Error) -> bool:
+        # Whether an error of the upstream's is how the server ends the exchange; done then.
+        open_ended = self._open_ended
+        if open_ended is not None and error is open_ended.ended:
+            await self._finish_open_ended(open_ended)
+            return True
+        return self._tunnel is not None and self._tunnel.ends_with(error)
+
+    async def _end_tunnel(self, tunnel: Tunnel) -> None:
+        self._session.shutdown_note = tunnel.note
+        if self._upgrade_task is not None:
+            await tunnel.settle(self._upgrade_task)
+        self._up.close()
+
+    def _release_end(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        for ending in (self._tunnel, self._open_ended):
+            if ending is not None:
+                ending.release()

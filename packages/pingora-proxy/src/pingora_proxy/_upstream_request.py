@@ -97,15 +97,20 @@ def complete_framing(header: RequestHeader, peer: HttpPeer, *, has_body: bool) -
         header.insert_header(b"Transfer-Encoding", b"chunked")
 
 
-def clean_response(response: ResponseHeader) -> None:
+def clean_response(response: ResponseHeader) -> bool:
     """Remove from a response head what concerns the upstream's connection.
 
     Args:
         response: The head; changed.
+
+    Returns:
+        Whether the head tells the length of the body.
     """
-    if not _RESPONSE_HOP.isdisjoint(response.first_values()):
+    values = response.first_values()
+    if not _RESPONSE_HOP.isdisjoint(values):
         _remove_named(response)
         response.remove_headers(_RESPONSE_HOP)
+    return b"content-length" in values
 
 
 def _accepts_trailers(request: RequestHeader) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from pingora_core.apps.http_app import HttpServerOptions
@@ -45,7 +46,7 @@ def http_proxy(
             http1=Http1Options(parser=get_parser(conf.http1_parser)),
             http2=Http2Options(engine=conf.http2_engine),
         )
-    return HttpProxy(
+    return _ConfiguredProxy(
         app,
         connector=Connector(
             ConnectorOptions.from_server_conf(conf),
@@ -53,9 +54,53 @@ def http_proxy(
             http2_engine=conf.http2_engine,
         ),
         server_options=server_options,
-        max_retries=conf.max_retries,
         retry_buffer_size=retry_buffer_size,
+        conf=conf,
     )
+
+
+class _ConfiguredProxy(HttpProxy[CTX]):
+    """Follows the configuration, when it is loaded anew, in what was not said otherwise.
+
+    Args:
+        app: The user's object.
+        connector: Where upstream connections come from.
+        server_options: How clients are spoken to.
+        retry_buffer_size: Bytes of a request body that are kept for a replay.
+        conf: The configuration.
+    """
+
+    def __init__(
+        self,
+        app: ProxyHttp[CTX],
+        *,
+        connector: Connector,
+        server_options: HttpServerOptions,
+        retry_buffer_size: int,
+        conf: ServerConf,
+    ) -> None:
+        super().__init__(
+            app,
+            connector=connector,
+            server_options=server_options,
+            retry_buffer_size=retry_buffer_size,
+        )
+        self._given = server_options
+        self._apply(conf)
+
+    def _apply(self, conf: ServerConf) -> None:
+        self.max_retries = conf.max_retries
+        if self._given.keepalive_min is None:
+            keepalive_min = conf.keepalive_min_seconds
+            self.server_options = replace(self._given, keepalive_min=keepalive_min)
+
+    async def reload(self, conf: ServerConf) -> None:
+        """Take over how often is tried, and how long idle connections are kept at a stop.
+
+        Args:
+            conf: The new configuration.
+        """
+        self._apply(conf)
 
 
 def http_proxy_service(

@@ -50,6 +50,8 @@ class Session:
     Attributes:
         downstream_session: The client's side, whatever its HTTP version.
         phase: Name of the callback or step that runs now; for logs.
+        shutdown_note: What the proxy has ended before its time, though properly, because the
+            server stops; for logs. None where it has not.
         shutdown_watch: Tells when the server stops.
         subrequest_spawner: Starts subrequests, where ``allow_spawning_subrequest`` has allowed
             it; else None.
@@ -64,6 +66,7 @@ class Session:
         "_upstream_session",
         "downstream_session",
         "phase",
+        "shutdown_note",
         "shutdown_watch",
         "subrequest_spawner",
     )
@@ -82,6 +85,7 @@ class Session:
             upstream.build_ctx(downstream_session) if upstream.has_eager else None
         )
         self.shutdown_watch = shutdown
+        self.shutdown_note: str | None = None
         self.subrequest_spawner: SubrequestSpawner | None = None
         self._page_filter: Callable[[ResponseHeader], Awaitable[None]] | None = None
         self._upstream_compression: ResponseCompressionCtx | None = None

@@ -85,6 +85,7 @@ class SubrequestSpawner:
         copy = SubrequestSession(
             session.req_header, client_addr=session.client_addr, server_addr=session.server_addr
         )
+        copy.shutdown_watch = session.shutdown_watch
         task = asyncio.create_task(self._run(copy, session.shutdown_watch), name="subrequest")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -78,6 +78,21 @@ def test_addresses_asked_too_late_are_none(connected: socket.socket) -> None:
     assert digest.local_addr is None
 
 
+@pytest.mark.parametrize("error", [AttributeError, OSError, ValueError])
+def test_whatever_a_closed_transport_raises_is_no_error(
+    connected: socket.socket, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """uvloop has three ways of not having the socket any more."""
+    transport = Transport(connected)
+
+    def ask(name: str, default: object = None) -> object:
+        raise error("negative file descriptor")
+
+    monkeypatch.setattr(transport, "get_extra_info", ask)
+
+    assert SocketDigest(transport).peer_addr is None
+
+
 def test_the_kernel_is_asked_about_an_open_connection(connected: socket.socket) -> None:
     """TCP_INFO and buffer sizes; nothing was redirected."""
     digest = SocketDigest(Transport(connected))

@@ -214,9 +214,10 @@ class SocketDigest:
     def _address(self, which: str) -> SocketAddress | None:
         try:
             name: object = self._transport.get_extra_info(which)
-        except (AttributeError, OSError):
-            # uvloop keeps the addresses of a closed TCP connection, but asks a closed Unix
-            # socket, which it does not have any more (handles/basetransport.pyx).
+        except (AttributeError, OSError, ValueError):
+            # uvloop asks the socket, which a closed transport does not have any more: None for
+            # a Unix connection (handles/basetransport.pyx), descriptor -1 for one that was
+            # accepted as a socket of its own (pseudosock.pyx).
             return None
         return socket_address_from_sockname(name)
 

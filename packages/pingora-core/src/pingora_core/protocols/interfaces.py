@@ -58,6 +58,17 @@ class Stream(ABC):
         Bytes may still be buffered. Once true it stays true.
         """
 
+    def pending_input(self) -> int:
+        """Tell how much has arrived that was not taken, in all layers below, the kernel included.
+
+        For whoever is about to close and must not cut off what the peer has sent already; it asks
+        the system, so it is not for every request.
+
+        Returns:
+            Bytes, of which there may be less for `take`: layers have overhead. 0 for none.
+        """
+        return self.buffered
+
     @abstractmethod
     def take(self) -> bytes:
         """Hand over everything that is buffered, without waiting.
@@ -177,7 +188,7 @@ class Stream(ABC):
     # ------------------------------------------------------------- closing
 
     @abstractmethod
-    def close(self, *, discard_input: bool = False) -> None:
+    def close(self, *, discard_input: bool = False, linger: float | None = None) -> None:
         """Send what was written, then close; after a linger deadline, abort.
 
         Calling it again, or after a loss, does nothing.
@@ -187,6 +198,7 @@ class Stream(ABC):
                 sends until it ends too or the deadline passes. Closing while unread bytes are
                 in the socket resets the connection and may destroy the last bytes sent, such
                 as an error response to a body that is still being uploaded.
+            linger: Longest time that all this may take, seconds; None for the stream's own.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import time
 import weakref
 from contextlib import suppress
@@ -224,16 +225,51 @@ async def test_closing_with_unread_input_keeps_the_last_answer() -> None:
         await stream.wait_closed()
 
 
-async def test_discarding_input_ends_with_the_linger_time() -> None:
-    """A peer that never ends its direction is reset."""
-    async with tcp_pair(partial(L4Stream, linger=0.02)) as (stream, peer):
-        stream.close(discard_input=True)
+@pytest.mark.parametrize("own", [False, True])
+async def test_discarding_input_ends_with_the_linger_time(*, own: bool) -> None:
+    """A peer that never ends its direction keeps nothing; it is reset only if it goes on sending."""
+    async with tcp_pair(partial(L4Stream, linger=60.0 if own else 0.02)) as (stream, peer):
+        stream.close(discard_input=True, linger=0.02 if own else None)
 
         await stream.wait_closed()
 
         assert await peer.recv() == b""
+        assert peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        await peer.send(b"into the void")
         with pytest.raises(ConnectionError):
             await peer.send(b"into the void")
+
+
+async def test_discarding_input_gives_a_stuck_peer_up() -> None:
+    """What cannot be sent within the linger time is dropped, and the peer sees that."""
+    async with tcp_pair(partial(L4Stream, linger=0.02), buffers=16 * KIB) as (stream, peer):
+        write_until_full(stream)
+
+        stream.close(discard_input=True)
+        await stream.wait_closed()
+
+        with pytest.raises(ConnectionResetError):
+            await peer.recv_all()
+
+
+async def test_pending_input_counts_what_nobody_has_read_yet() -> None:
+    """Bytes in the kernel count, which the loop has not seen, and so do those in the buffer."""
+    async with tcp_pair() as (stream, peer):
+        before = stream.pending_input()
+        peer.sock.send(b"12345")
+        in_kernel = (stream.pending_input(), stream.buffered)
+        await stream.fill()
+        peer.sock.send(b"678")
+        in_both = (stream.pending_input(), stream.buffered)
+        stream.take()
+        await stream.fill()
+        peer.end()
+        await eventually(lambda: stream.at_eof)
+        at_the_end = stream.pending_input()
+        stream.close()
+
+        assert (before, in_kernel, in_both) == (0, (5, 0), (8, 5))
+        assert (at_the_end, stream.pending_input()) == (3, 0)
 
 
 async def test_discarding_input_after_the_peers_end_is_a_plain_close() -> None:

@@ -42,6 +42,7 @@ class Wire(Stream):
         sent: What was written and not yet taken away.
         tuning: Calls of the socket options.
         ends: How it was closed.
+        lingers: How long each close might take.
         above: The TLS stream, which is made to send what it holds back before it is looked at.
     """
 
@@ -51,6 +52,7 @@ class Wire(Stream):
         self.sent: list[bytes] = []
         self.tuning: list[object] = []
         self.ends: list[str] = []
+        self.lingers: list[float | None] = []
         self._buffer = b""
         self._waiter: asyncio.Future[bool] | None = None
         self._eof = False
@@ -141,7 +143,8 @@ class Wire(Stream):
     def write_eof(self) -> None:
         raise AssertionError
 
-    def close(self, *, discard_input: bool = False) -> None:
+    def close(self, *, discard_input: bool = False, linger: float | None = None) -> None:
+        self.lingers.append(linger)
         self.ends.append("discard" if discard_input else "close")
 
     def abort(self) -> None:

@@ -184,3 +184,7 @@ class ClientSession(ABC):
     @abstractmethod
     def shutdown(self) -> None:
         """Give the exchange up and close what carries it."""
+
+    def close(self) -> None:
+        """End the exchange in order, so that what was sent last arrives; never reused after it."""
+        self.shutdown()

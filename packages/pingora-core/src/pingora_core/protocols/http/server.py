@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
+    from pingora_core.runtime.shutdown import ShutdownWatch
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
 
 __all__ = ["ServerSession"]
@@ -49,6 +50,8 @@ class ServerSession(ABC):
             that sent ``Expect``.
         connection_context: What the application left for the next request on the connection;
             on a first request None.
+        shutdown_watch: Tells when the server stops, and when exchanges without an end of their
+            own should end; None where no server is behind the session.
     """
 
     request: RequestHeader
@@ -61,6 +64,7 @@ class ServerSession(ABC):
     auto_continue: bool = True
     ignore_info_resp: bool = False
     connection_context: object | None = None
+    shutdown_watch: ShutdownWatch | None = None
 
     # ------------------------------------------------------------------ about
 
@@ -98,6 +102,12 @@ class ServerSession(ABC):
     @abstractmethod
     def body_bytes_sent(self) -> int:
         """Payload bytes of the response sent so far."""
+
+    @property
+    def is_process_shutting_down(self) -> bool:
+        """Whether the server has begun to stop."""
+        watch = self.shutdown_watch
+        return watch is not None and watch.is_shutting_down
 
     def request_summary(self) -> str:
         """Say in one line which request this is, for logs.

@@ -143,6 +143,14 @@ class TlsStream(RecordReader):
         """Whether the peer ended its direction or the connection is gone."""
         return self._peer_finished or self._tls_error is not None or self._inner.at_eof
 
+    def pending_input(self) -> int:
+        """Tell how much has arrived that was not taken, ciphertext included.
+
+        Returns:
+            Bytes; 0 for none.
+        """
+        return len(self._buffer) + len(self._fragment) + self._inner.pending_input()
+
     def take(self) -> bytes:
         """Hand over everything that is buffered.
 
@@ -255,11 +263,12 @@ class TlsStream(RecordReader):
 
     # ---------------------------------------------------------------- closing
 
-    def close(self, *, discard_input: bool = False) -> None:
+    def close(self, *, discard_input: bool = False, linger: float | None = None) -> None:
         """Send what was written and ``close_notify``, then close; see `Stream.close`.
 
         Args:
             discard_input: Whether to read and drop what the peer still sends before closing.
+            linger: Longest time for that, seconds; None for the inner stream's own.
         """
         if self._closed:
             return
@@ -271,7 +280,7 @@ class TlsStream(RecordReader):
             except SSL.Error:
                 _logger.debug("no close_notify: the handshake has not finished")
             self._flush()
-        self._inner.close(discard_input=discard_input)
+        self._inner.close(discard_input=discard_input, linger=linger)
 
     def abort(self) -> None:
         """Drop the connection at once, without ``close_notify``."""

@@ -24,6 +24,7 @@ from pingora_core.protocols.http.v1.parser import (
     find_head_end,
     get_parser,
 )
+from pingora_core.runtime.counters import COUNTERS
 from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus
 from pingora_http import RequestHeader, Version
 
@@ -89,11 +90,16 @@ class RequestSide(ClientRequest):
             the request is still to come.
         last_request: Whether the connection closes after this exchange, whatever the client
             asks for.
+        head_size: Bytes of the head.
+        goes_on: Asked before a response head is sent, whether the connection is to carry another
+            request; None to leave that to the client. How a server that stops decides late.
     """
 
     is_idle = False
     is_refused = False
     last_request = False
+    head_size = 0
+    goes_on: Callable[[], bool] | None = None
     _continue_pending = False
     _keepalive = False
     _upgrade_request = False
@@ -164,6 +170,7 @@ class RequestSide(ClientRequest):
                 data, end = await self._read_rest_of_head(data)
                 if end < 0:
                     return False
+            COUNTERS.requests += 1
             self._accept_head(data, end)
         except Error as error:
             self.is_refused = True
@@ -203,6 +210,7 @@ class RequestSide(ClientRequest):
 
     def _accept_head(self, data: bytes, end: int) -> None:
         options = self._options
+        self.head_size = end
         rest = b""
         if end != len(data):
             rest = data[end:]

@@ -42,6 +42,9 @@ _STRICT = FramingOptions()
 _MAX_INFORMATIONAL = 64
 
 
+# Seconds that an upstream may take to end its direction once this side has ended the exchange.
+_LINGER = 1.0
+
 # What the next bytes of the upstream are. Plain numbers: looking an enum's member up costs more
 # than the comparison, and there are several for each piece.
 _HEAD, _BODY, _TRAILERS, _UPGRADED, _DONE = range(5)
@@ -298,4 +301,10 @@ class HttpSession(SendSide):
     def shutdown(self) -> None:
         """Give the exchange up and close the connection at once."""
         self._keepalive = False
-        self.stream.abort()
+        if not self.stream.is_closed:
+            self.stream.abort()
+
+    def close(self) -> None:
+        """End the exchange and close the connection with a FIN, not with a reset."""
+        self._keepalive = False
+        self.stream.close(discard_input=True, linger=_LINGER)

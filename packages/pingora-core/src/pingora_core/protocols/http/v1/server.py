@@ -122,6 +122,8 @@ class HttpSession(RequestSide):
             header.remove_headers(_CONNECTION_FIELDS)
         if self._body is not None and self.close_on_response_before_downstream_finish:
             self._keepalive = False
+        elif self.goes_on is not None and self._keepalive:
+            self._keepalive = self.goes_on()
         extra += _KEEP_ALIVE if self._keepalive else _CLOSE
         if b"date" not in values:
             extra = b"Date: %b\r\n%b" % (format_http_date(time()), extra)
@@ -321,8 +323,9 @@ class HttpSession(RequestSide):
     def shutdown(self) -> None:
         """Give the exchange up; the client must notice that the response is not complete."""
         self._keepalive = False
-        if self._until_close and not self._response_done:
-            # A plain close would look like the end of the body.
+        if self.stream.needs_drain or (self._until_close and not self._response_done):
+            # Who takes nothing is not waited for, and a plain close would look like the end of a
+            # body that nothing else ends.
             self.stream.abort()
         else:
             self.stream.close()

@@ -243,6 +243,7 @@ class SendSide(ABC):
             self._schedule_flush()
             self._stream_done(stream)
         stream.release()
+        stream.progressed()
 
     # --------------------------------------------------------------- flushing
 

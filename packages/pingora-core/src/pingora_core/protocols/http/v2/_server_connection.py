@@ -1,9 +1,9 @@
 """The server's side of an HTTP/2 connection: a task for each request, and a graceful end.
 
 Graceful ending has two steps (RFC 9113 section 6.8): a GOAWAY that names the highest number there
-is, so that requests on their way are not lost, and, once a PING has come back or a second has
-passed, a GOAWAY with the last request that was taken. The connection closes when that one is done,
-or after the drain deadline.
+is, so that requests on their way are not lost, and, once a PING has come back or a short time has
+passed, a GOAWAY with the last request that was taken. The connection closes when the last of them is
+done, or after the drain deadline.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pingora_core.protocols.http.v2._stream import Http2Stream
 from pingora_core.protocols.http.v2.connection import Connection
 from pingora_core.protocols.http.v2.headers import decode_request
 from pingora_core.protocols.http.v2.server import HttpSession
+from pingora_core.runtime.counters import COUNTERS
 from pingora_core.runtime.timers import Deadline, get_timers
 from pingora_error import Error, ErrorType, HTTPStatus
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from pingora_core.protocols.http.v2.options import Http2Options
     from pingora_core.protocols.interfaces import Stream
+    from pingora_core.runtime.shutdown import ShutdownWatch
 
 __all__ = ["ServerConnection"]
 
@@ -35,6 +37,12 @@ logger = logging.getLogger(__name__)
 
 _HIGHEST_STREAM: Final = 2**31 - 1
 _GOAWAY_STEP: Final = 1.0
+# How much later, where input waits that nobody has looked at.
+_GOAWAY_DELAY: Final = 0.05
+# How long a client that is told of the server's end may take to end its direction, seconds: one
+# that was idle, and one that has responses to read.
+_IDLE_LINGER: Final = 0.1
+_LINGER: Final = 1.0
 _DRAIN_PING: Final = b"draining"
 
 
@@ -46,6 +54,8 @@ class ServerConnection(Connection):
         options: How to speak.
         serve: Serves one request; runs in a task of its own.
         request_limit: Requests after which the connection is told to end; None for no limit.
+        shutdown: Handed to the sessions; its owner has `drain` subscribed.
+        idle_drain: Seconds between the two GOAWAYs at most, on a connection without requests.
     """
 
     is_client: ClassVar[bool] = False
@@ -57,6 +67,8 @@ class ServerConnection(Connection):
         serve: Callable[[HttpSession], Awaitable[object]],
         *,
         request_limit: int | None = None,
+        shutdown: ShutdownWatch | None = None,
+        idle_drain: float = _GOAWAY_STEP,
     ) -> None:
         super().__init__(stream, options)
         self._serve = serve
@@ -65,13 +77,19 @@ class ServerConnection(Connection):
         self._last_accepted = 0
         self._deadline: Deadline | None = Deadline(get_timers(), self._deadline_passed)
         self._goaway_step = 0
+        self._is_goaway_delayed = False
+        self._shutdown = shutdown
+        self._idle_drain = idle_drain
+        self._drains_at_start = False
 
     async def run(self) -> None:
         """Serve the connection until it has ended and all its requests are done."""
         try:
             self.start()
-            if self._deadline is not None:
+            if self._deadline is not None and not self._goaway_step:
                 self._deadline.set(self.options.preface_timeout)
+            if self._drains_at_start:
+                self.drain()
             await self.wait_closed()
             # Their streams have failed; they end by themselves and tell their logs.
             if self._tasks:
@@ -106,6 +124,7 @@ class ServerConnection(Connection):
             self._count("reset")
             return
         self._last_accepted = stream_id
+        COUNTERS.requests += 1
         refusal: Error | None = None
         try:
             decoded = decode_request(
@@ -125,6 +144,7 @@ class ServerConnection(Connection):
         else:
             stream.expected = decoded.content_length
             session = HttpSession(stream, decoded)
+        session.shutdown_watch = self._shutdown
         if self._deadline is not None and not self._goaway_step:
             self._deadline.clear()
         task = self.loop.create_task(self._run(session), name="h2 request")
@@ -199,7 +219,13 @@ class ServerConnection(Connection):
         """Tell the client to open no more streams, and close once those there are have ended."""
         if self._goaway_step or not self.is_open:
             return
+        if self._preface:
+            # Nothing may come before the SETTINGS.
+            self._drains_at_start = True
+            return
         self.is_draining = True
+        if self._shutdown is not None and self._shutdown.is_shutting_down:
+            self.linger = _LINGER if self._tasks else _IDLE_LINGER
         self._goaway_step = 1
         try:
             self._write_encoded()
@@ -210,7 +236,7 @@ class ServerConnection(Connection):
         self._engine.ping(_DRAIN_PING)
         self._schedule_flush()
         if self._deadline is not None:
-            self._deadline.set(_GOAWAY_STEP)
+            self._deadline.set(_GOAWAY_STEP if self._tasks else self._idle_drain)
 
     def _ping_ack_received(self, event: events.PingAckReceived) -> None:
         super()._ping_ack_received(event)
@@ -234,11 +260,21 @@ class ServerConnection(Connection):
             self.close()
 
     def _arm_drain_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.set(self.options.drain_timeout)
+        deadline = self._deadline
+        if deadline is None:
+            return
+        if self.options.drain_timeout is None:
+            deadline.clear()
+        else:
+            deadline.set(self.options.drain_timeout)
 
     def _deadline_passed(self) -> None:
         if self._goaway_step == 1:
+            if self._deadline is not None and not self._is_goaway_delayed:
+                self._is_goaway_delayed = True
+                if self.stream.pending_input():
+                    self._deadline.set(_GOAWAY_DELAY)
+                    return
             self._second_goaway()
         else:
             # Idle, silent from the start, or drained for too long.

@@ -54,6 +54,8 @@ class Connection(ReceiveSide):
         is_draining: Whether a GOAWAY was sent or received.
         sent_goaway: The last stream that the final GOAWAY of this side has named; None before.
         failure: Why the connection has ended; None before.
+        linger: Seconds that the peer may take to end its direction once this side has; None for
+            the stream's own.
     """
 
     def __init__(self, stream: Stream, options: Http2Options) -> None:
@@ -61,6 +63,7 @@ class Connection(ReceiveSide):
         self.is_draining = False
         self.sent_goaway: int | None = None
         self.failure: Error | None = None
+        self.linger: float | None = None
         self._awaits_preface = not self.is_client
         self._closed: asyncio.Future[None] = self.loop.create_future()
         self._settings_seen = False
@@ -285,7 +288,7 @@ class Connection(ReceiveSide):
         for open_stream in streams:
             open_stream.lost(self._lost_error(open_stream, error))
         # Unread bytes in the socket would turn the close into a reset and the GOAWAY be lost.
-        stream.close(discard_input=not stream.at_eof)
+        stream.close(discard_input=not stream.at_eof, linger=self.linger)
         if not self._closed.done():
             self._closed.set_result(None)
         self._ended(error)

@@ -84,7 +84,8 @@ class Http2Options:
             none.
         ping_timeout: Seconds that the answer to a PING may take.
         write_timeout: Seconds that the connection may take nothing of what is to be sent.
-        drain_timeout: Seconds that streams may go on after the connection was told to end.
+        drain_timeout: Seconds that streams may go on after the connection was told to end; None
+            for no limit but their own, and the grace period of a server that stops.
         max_header_block: Largest header block on the wire, CONTINUATION included, bytes.
         flood_limits: What is tolerated of cheap frames.
         stats: Where events are counted.
@@ -102,7 +103,7 @@ class Http2Options:
     ping_interval: float | None = None
     ping_timeout: float = 5.0
     write_timeout: float = 60.0
-    drain_timeout: float = 60.0
+    drain_timeout: float | None = None
     max_header_block: int = 65536
     flood_limits: dict[str, FloodLimit] = field(default_factory=lambda: DEFAULT_FLOOD_LIMITS)
     stats: Http2Stats = field(default_factory=Http2Stats, compare=False)
