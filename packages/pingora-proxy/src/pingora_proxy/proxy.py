@@ -193,12 +193,12 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                     )
 
     async def _attempt(self, session: Session, peer: HttpPeer, ctx: CTX) -> None:
-        connector = self.connector
+        connector = self.connector  # a reload may put another one in its place meanwhile
         upgrade = session.downstream_session.is_upgrade_request
         upstream: ClientSession | None = connector.reused_http_session(peer, upgrade=upgrade)
         reused = upstream is not None
         if upstream is None:
-            upstream = await self._connect(session, peer, ctx)
+            upstream = await self._connect(connector, session, peer, ctx)
         session.set_upstream_session(upstream)
         try:
             if self._overrides.connected_to_upstream:
@@ -216,10 +216,12 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         finally:
             connector.release_http_session(upstream, peer)
 
-    async def _connect(self, session: Session, peer: HttpPeer, ctx: CTX) -> ClientSession:
+    async def _connect(
+        self, connector: Connector, session: Session, peer: HttpPeer, ctx: CTX
+    ) -> ClientSession:
         session.phase = "connect"
         try:
-            return await self.connector.new_http_session(
+            return await connector.new_http_session(
                 peer, upgrade=session.downstream_session.is_upgrade_request
             )
         except Error as error:

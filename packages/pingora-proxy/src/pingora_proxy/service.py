@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from pingora_core.apps.http_app import HttpServerOptions
+from pingora_core.connectors.configured import Configured
 from pingora_core.connectors.http.connector import Connector
-from pingora_core.connectors.transport import ConnectorOptions
 from pingora_core.protocols.http.v1.parser import get_parser
 from pingora_core.protocols.http.v1.server import Http1Options
 from pingora_core.protocols.http.v2.options import Http2Options
@@ -16,6 +16,7 @@ from pingora_proxy.proxy import HttpProxy
 
 if TYPE_CHECKING:
     from pingora_core.conf import ServerConf
+    from pingora_core.connectors.options import ConnectorOptions
     from pingora_proxy.hooks import ProxyHttp
 
 __all__ = ["http_proxy", "http_proxy_service"]
@@ -48,11 +49,6 @@ def http_proxy(
         )
     return _ConfiguredProxy(
         app,
-        connector=Connector(
-            ConnectorOptions.from_server_conf(conf),
-            http1_parser=conf.http1_parser,
-            http2_engine=conf.http2_engine,
-        ),
         server_options=server_options,
         retry_buffer_size=retry_buffer_size,
         conf=conf,
@@ -64,7 +60,6 @@ class _ConfiguredProxy(HttpProxy[CTX]):
 
     Args:
         app: The user's object.
-        connector: Where upstream connections come from.
         server_options: How clients are spoken to.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
         conf: The configuration.
@@ -74,14 +69,20 @@ class _ConfiguredProxy(HttpProxy[CTX]):
         self,
         app: ProxyHttp[CTX],
         *,
-        connector: Connector,
         server_options: HttpServerOptions,
         retry_buffer_size: int,
         conf: ServerConf,
     ) -> None:
+        def connect(options: ConnectorOptions) -> Connector:
+            # Engines do not change while a server runs.
+            return Connector(
+                options, http1_parser=conf.http1_parser, http2_engine=conf.http2_engine
+            )
+
+        self._connectors = Configured(connect, conf)
         super().__init__(
             app,
-            connector=connector,
+            connector=self._connectors.connector,
             server_options=server_options,
             retry_buffer_size=retry_buffer_size,
         )
@@ -95,12 +96,19 @@ class _ConfiguredProxy(HttpProxy[CTX]):
             self.server_options = replace(self._given, keepalive_min=keepalive_min)
 
     async def reload(self, conf: ServerConf) -> None:
-        """Take over how often is tried, and how long idle connections are kept at a stop.
+        """Take over what the configuration says of upstream connections, retries and stops.
 
         Args:
             conf: The new configuration.
         """
         self._apply(conf)
+        await self._connectors.reload(conf)
+        self.connector = self._connectors.connector
+
+    async def cleanup(self) -> None:
+        """End subrequests and idle upstream connections; the service calls this at its end."""
+        await super().cleanup()
+        await self._connectors.close()
 
 
 def http_proxy_service(

@@ -354,3 +354,42 @@ async def test_what_nobody_asks_for_is_closed(
     assert not (directory / "s").exists()
     assert list(fds.sockets) == [f"127.0.0.1:{port}"]
     fds.close()
+
+
+# --------------------------------------------------------------------------------------- lent
+
+
+async def test_what_is_lent_is_left_as_it_was_by_a_server_that_does_not_come_up(
+    directory: Path,
+) -> None:
+    """The predecessor goes on with it: neither is its file removed nor its queue emptied."""
+    path = directory / "s"
+    with unix(path) as predecessors:
+        address = UdsServerAddress(str(path))
+        fds = ListenFds({address.key: predecessors.dup()}, is_lent=True)
+        assert fds.is_lent
+        (await fds.acquire(address)).close()
+
+        assert fds.retire(address) is None
+        fds.close()
+
+        assert path.exists()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            predecessors.accept()[0].close()
+
+
+async def test_what_was_lent_is_owned_once_the_server_has_come_up(directory: Path) -> None:
+    """The file goes with the last user, and the queue is that user's to empty."""
+    path = directory / "s"
+    address = UdsServerAddress(str(path))
+    fds = ListenFds({address.key: unix(path)}, is_lent=True)
+    (await fds.acquire(address)).close()
+
+    fds.take_over()
+
+    assert not fds.is_lent
+    queue = fds.retire(address)
+    assert queue is not None
+    queue.close()
+    assert not path.exists()

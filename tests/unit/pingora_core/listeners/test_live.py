@@ -19,6 +19,7 @@ from pingora_core.listeners import (
     Listeners,
     ListenFds,
     TcpServerAddress,
+    serving as serving_module,
 )
 from pingora_core.listeners._sockets import accept_waiting
 from pingora_core.listeners.l4 import BindRetry
@@ -522,3 +523,30 @@ async def test_an_address_that_goes_resets_nobody() -> None:
                 await load.is_refused()
 
             assert load.failures == []
+
+
+class Patient:
+    """An acceptor that waits for the client's first word."""
+
+    async def accept(self, stream: Stream, /) -> Stream:
+        await stream.read()
+        return stream
+
+
+async def test_a_silent_client_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handshake that makes no progress is broken off a while after the listener has closed."""
+    monkeypatch.setattr(serving_module, "_LAST_HANDSHAKES", 0.02)
+    listeners = Listeners()
+    listeners.add_endpoint(TcpServerAddress(KEPT), acceptor=Patient())
+    serving = await listeners.serve(echo)
+    (address,) = serving.addresses
+    assert isinstance(address, InetAddress)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    await eventually(lambda: serving.connections == 1, "the connection")
+
+    serving.close()
+
+    assert await serving.drain(timeout=10)
+    with pytest.raises(ConnectionResetError):
+        await reader.readexactly(1)
+    writer.close()

@@ -206,7 +206,8 @@ class ListenFds:
             try:
                 sock = bind_blocking(address, self._retry)
             except Error as error:
-                raise self._explained(error) from error
+                explained = self._explained(error)
+                raise explained from explained.__cause__
             entry = self._entries[address.key] = Entry.made(sock)
         self._claim(address, entry)
 
@@ -231,7 +232,8 @@ class ListenFds:
         try:
             sock = await bind(address, self._retry)
         except Error as error:
-            raise self._explained(error) from error
+            explained = self._explained(error)
+            raise explained from explained.__cause__
         return Entry.made(sock)
 
     def _unclaimed(self) -> list[str]:

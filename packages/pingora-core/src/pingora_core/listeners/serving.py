@@ -53,6 +53,9 @@ _logger = logging.getLogger(__name__)
 # Seconds until a descriptor may be free for a connection that is waiting.
 _DESCRIPTOR_PAUSE: Final = 0.05
 
+# Seconds that a handshake may still take when nothing is accepted any more.
+_LAST_HANDSHAKES: Final = 5.0
+
 
 class ServingListeners:
     """Endpoints that accept connections, and the tasks that serve these.
@@ -78,6 +81,9 @@ class ServingListeners:
         self._is_cancelled = False
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Those that the application has not seen yet.
+        self._preparing: set[L4Stream] = set()
+        self._late: asyncio.TimerHandle | None = None
         self._background = BackgroundTasks()
         self._log_limit = LogLimit()
 
@@ -138,6 +144,14 @@ class ServingListeners:
         for each in accepting:
             self._retire(each)
         self._background.keep(())
+        if self._preparing and self._late is None:
+            loop = asyncio.get_running_loop()
+            self._late = loop.call_later(_LAST_HANDSHAKES, self._break_off_preparing)
+
+    def _break_off_preparing(self) -> None:
+        # Silent clients must not hold up the end as long as they may a listener.
+        for stream in tuple(self._preparing):
+            stream.abort()
 
     async def _open(self, endpoints: list[Endpoint]) -> dict[str, Accepting]:
         opened: dict[str, Accepting] = {}
@@ -233,6 +247,8 @@ class ServingListeners:
             await asyncio.wait(self._tasks, timeout=left)
             if left == 0.0:
                 break
+        if self._late is not None and not self._preparing:
+            self._late.cancel()
         return not self._tasks
 
     async def cancel(self, timeout: float | None = None) -> bool:
@@ -272,13 +288,15 @@ class ServingListeners:
         try:
             if not await self._is_welcome(endpoint, accepted):
                 return
-            if endpoint.proxy_protocol is not None and not await self._is_announced(
-                endpoint.proxy_protocol, accepted
-            ):
-                return
-            if endpoint.acceptor is not None:
-                handshake = endpoint.acceptor.accept(accepted)
-                stream = await timers.timeout(self._policy.handshake_timeout, handshake)
+            if endpoint.proxy_protocol is not None or endpoint.acceptor is not None:
+                self._preparing.add(accepted)
+                try:
+                    prepared = await self._prepare(endpoint, accepted)
+                finally:
+                    self._preparing.discard(accepted)
+                if prepared is None:
+                    return
+                stream = prepared
             await self._on_stream(stream)
             stream.close()
             await stream.wait_closed()
@@ -289,6 +307,16 @@ class ServingListeners:
         finally:
             # Nothing happens if it is closed already.
             stream.abort()
+
+    async def _prepare(self, endpoint: Endpoint, accepted: L4Stream) -> Stream | None:
+        if endpoint.proxy_protocol is not None and not await self._is_announced(
+            endpoint.proxy_protocol, accepted
+        ):
+            return None
+        if endpoint.acceptor is None:
+            return accepted
+        handshake = endpoint.acceptor.accept(accepted)
+        return await timers.timeout(self._policy.handshake_timeout, handshake)
 
     async def _is_welcome(self, endpoint: Endpoint, stream: L4Stream) -> bool:
         connection_filter = self._policy.connection_filter

@@ -32,7 +32,7 @@ __all__ = ["ServiceRunner"]
 _logger = logging.getLogger(__name__)
 
 _RELOAD_TIMEOUT: Final = 60.0
-_STREAM_END: Final = 1.0
+_STREAM_END: Final = 3.0
 """Least time for streams to be closed in order before a service is broken off, seconds."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from pingora_core.apps.stream_proxy import StreamProxyApp
-from pingora_core.connectors.transport import ConnectorOptions, TransportConnector
+from pingora_core.connectors.configured import Configured
+from pingora_core.connectors.transport import TransportConnector
 from pingora_core.services.listening import Service
 
 if TYPE_CHECKING:
@@ -30,8 +31,38 @@ def stream_proxy(
     Returns:
         The application.
     """
-    connector = TransportConnector(ConnectorOptions.from_server_conf(conf))
-    return StreamProxyApp(app, connector=connector, options=options, max_retries=conf.max_retries)
+    return _ConfiguredProxy(app, conf, options)
+
+
+class _ConfiguredProxy(StreamProxyApp[CTX]):
+    """Follows the configuration when it is loaded anew.
+
+    Args:
+        app: The user's object.
+        conf: The configuration.
+        options: How connections are forwarded; None for the defaults.
+    """
+
+    def __init__(
+        self, app: StreamProxy[CTX], conf: ServerConf, options: StreamProxyOptions | None
+    ) -> None:
+        connectors = self._connectors = Configured(TransportConnector, conf)
+        connector = connectors.connector
+        super().__init__(app, connector=connector, options=options, max_retries=conf.max_retries)
+
+    async def reload(self, conf: ServerConf) -> None:
+        """Take over what the configuration says of upstream connections.
+
+        Args:
+            conf: The new configuration.
+        """
+        await self._connectors.reload(conf)
+        self.use(self._connectors.connector, conf.max_retries)
+
+    async def cleanup(self) -> None:
+        """Close the connectors."""
+        await super().cleanup()
+        await self._connectors.close()
 
 
 def stream_proxy_service(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic
 
 from pingora_core.apps.app import ServerApp
@@ -105,6 +106,16 @@ class StreamProxyApp(ServerApp, Generic[CTX]):
         session.end(StreamEnding.COMPLETED if error is None else StreamEnding.FAILED)
         await self._conclude(session, error, ctx)
         return None
+
+    def use(self, connector: TransportConnector, max_retries: int) -> None:
+        """Make connections to upstreams in another way from now on; those that are there go on.
+
+        Args:
+            connector: Makes them; the one before is the caller's to close.
+            max_retries: Attempts that are made at most for one connection.
+        """
+        self.connector = connector
+        self._setup = replace(self._setup, connector=connector, max_retries=max_retries)
 
     async def cleanup(self) -> None:
         """Close the connector."""
