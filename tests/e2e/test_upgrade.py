@@ -50,7 +50,7 @@ SIZES = {
     "wss": 1,
 }
 
-FEW = {"h1-new": 1, "h1-5ms": 1, "tls-kept": 1, "h2": 1, "sse": 1, "ws": 1}
+FEW = {"h1-new": 1, "uds-new": 1, "h1-5ms": 1, "tls-kept": 1, "h2": 1, "sse": 1, "ws": 1}
 
 
 @pytest.fixture
@@ -203,6 +203,21 @@ async def test_a_successor_that_crashes_leaves_the_server_serving(
             await new.says("received 3 listening sockets")
             # A supervisor outlives its workers for a moment, and tells of them.
             assert await new.ended() in {1, code}
+        await old.says("the server goes on as it was")
+
+
+@WORKERS
+async def test_a_successor_that_fails_late_finishes_what_it_has_begun(
+    tmp_path: Path, origin: LoadOrigin, workers: int
+) -> None:
+    """It has accepted connections that the server would have served, and cuts none of them."""
+    site = site_of(tmp_path, origin, workers)
+    async with undisturbed(site) as old:
+        site.configure("2", start="late", is_start_awaited=False)
+        async with ProxyProcess(site, "-u") as new:
+            old.send(signal.SIGQUIT)
+            assert await new.ended() == 1
+            assert new.count("told to crash")
         await old.says("the server goes on as it was")
 
 

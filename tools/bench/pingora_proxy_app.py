@@ -2,7 +2,7 @@
 
 Run with a JSON object: ``port`` to listen on; ``origin``, the origin's port; ``front``, one of
 plain, tls and grpc; ``certificate`` and ``key``, paths of PEM files; ``engine``, the HTTP/2
-library; ``profile``, a file for the profile of the run, or nothing.
+library; ``workers``, how many; ``profile``, a file for the profile of the run, or nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class _Options(TypedDict):
     certificate: str
     key: str
     engine: EngineName
+    workers: int
     profile: str
 
 
@@ -85,7 +86,7 @@ class Forward(ProxyHttp[None]):
 def main() -> None:
     """Serve until told to stop."""
     options: _Options = json.loads(sys.argv[1])
-    server = Server(conf=ServerConf())
+    server = Server(conf=ServerConf(workers=options["workers"]))
     alpn = ALPN.H2 if options["front"] == "grpc" else ALPN.H1
     http2 = Http2Options(engine=options["engine"], idle_timeout=_IDLE_SECONDS)
     service = http_proxy_service(

@@ -14,6 +14,8 @@ __all__ = ["Row", "bars", "compare", "table"]
 _REFERENCE = "nginx"
 _OURS = "pingora"
 _FLAT_KIB = 1024
+_SCALING = 1.8
+_CORE = 0.95
 _RATIOS = {
     "small_get": 2.5,
     "response_1mib": 1.2,
@@ -41,6 +43,7 @@ class Row:
         errors: Failed connections and statuses over 399.
         kib_per_connection: Memory that one idle connection costs; None elsewhere.
         rss_growth_kib: Growth from the end of the warm-up to the end; None elsewhere.
+        idle_cores: Cores' worth of CPU time that nobody used meanwhile; None elsewhere.
     """
 
     scenario: str
@@ -56,6 +59,7 @@ class Row:
     errors: int = 0
     kib_per_connection: float | None = None
     rss_growth_kib: int | None = None
+    idle_cores: float | None = None
 
     def to_json(self) -> str:
         """Write the row as one line.
@@ -79,6 +83,7 @@ class Row:
             "errors": self.errors or None,
             "kib_per_connection": _rounded(self.kib_per_connection, 2),
             "rss_growth_kib": self.rss_growth_kib,
+            "idle_cores": _rounded(self.idle_cores, 2),
         }
         fields.update({name: value for name, value in optional.items() if value is not None})
         return json.dumps(fields)
@@ -148,7 +153,21 @@ def bars(rows: Sequence[Row]) -> list[str]:
                 continue  # reported only: TLS and HTTP/2 state are the libraries'
             add(f"{row.scenario}: memory of a connection", row.kib_per_connection, 10, " KiB")
             add(f"{row.scenario}: growth of memory", row.rss_growth_kib, _FLAT_KIB, " KiB")
-    return lines
+    return lines + _scaling(found)
+
+
+def _scaling(found: dict[tuple[str, str], Row]) -> list[str]:
+    one, two = (found.get(("workers", peer)) for peer in ("1 worker", "2 workers"))
+    if one is None or two is None or not one.per_second or not two.per_second:
+        return []
+    ratio = two.per_second / one.per_second
+    verdict = "met" if ratio >= _SCALING else f"MISSED by {_SCALING - ratio:.2f}"
+    free = one.idle_cores or 0.0
+    if ratio < _SCALING and free < _CORE:
+        # The second worker could only take the CPU from the first, the load or the origin.
+        verdict = f"not judged: {free:.1f} cores were free with 1 worker, the second needs one"
+    name = "workers: requests a second, 2 as a multiple of 1"
+    return [f"{name:52} {ratio:9.2f}  at least {_SCALING:g}: {verdict}"]
 
 
 def _notes(row: Row) -> str:
@@ -157,6 +176,8 @@ def _notes(row: Row) -> str:
         notes.append(f"{row.kib_per_connection:.1f} KiB a connection")
     if row.rss_growth_kib is not None:
         notes.append(f"{row.rss_growth_kib:+d} KiB over {row.requests} requests")
+    if row.idle_cores is not None:
+        notes.append(f"{row.idle_cores:.1f} cores idle")
     if row.errors:
         notes.append(f"{row.errors} ERRORS")
     return ", ".join(notes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from tests.support.certificates import CertificateAuthority
 
 from bench.process import BenchError, Running, free_port
-from bench.servers import PEERS, Site, grpc_origin, origin
+from bench.servers import PEERS, Site, grpc_origin, origin, pingora
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +40,7 @@ class Rig:
 
     Attributes:
         cores: Both core numbers, the proxy's first; equal on a machine with one core.
+        usable_cores: All core numbers that this program may use.
         broken: Names of peers that could not be measured, with the reason.
     """
 
@@ -54,6 +55,7 @@ class Rig:
         self._origins: dict[Front, Running] = {}
         self.broken: dict[str, str] = {}
         usable = sorted(os.sched_getaffinity(0))
+        self.usable_cores = tuple(usable)
         self.cores = (usable[0], usable[min(1, len(usable) - 1)])
 
     def __enter__(self) -> Self:
@@ -97,6 +99,27 @@ class Rig:
                 else:
                     stack.callback(running[name].stop)
             yield running
+
+    @contextlib.contextmanager
+    def pingora(self, workers: int) -> Iterator[Running]:
+        """Start our proxy with some workers, on all cores but the load's if that leaves enough.
+
+        Args:
+            workers: How many.
+
+        Yields:
+            The running proxy; it is stopped afterwards.
+        """
+        site = Site(self._folder("pingora"), free_port(), self._origins["plain"].port)
+        others = [core for core in self.usable_cores if core != self.cores[1]]
+        cores = others if len(others) >= workers else self.usable_cores
+        command = ["taskset", "-c", ",".join(map(str, cores)), *pingora(site, workers=workers)]
+        name = f"{workers} worker" + "s" * (workers > 1)
+        running = Running(name, command, port=site.port, log=site.directory / "log")
+        try:
+            yield running
+        finally:
+            running.stop()
 
     def give_up(self, name: str, error: BenchError) -> None:
         """Leave a peer out from now on.

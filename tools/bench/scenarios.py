@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from bench import workers
 from bench.load import open_idle, wrk
 from bench.process import BenchError
 from bench.report import Row
@@ -229,6 +230,10 @@ SCENARIOS = {
     ),
     "idle": Scenario("memory of 200 and of 10,000 idle keep-alive connections", _Idle(open_idle)),
     "long_run": Scenario("200,000 small GETs: does memory grow?", _long_run),
+    "workers": Scenario(
+        "GET of 44 bytes, 64 keep-alive connections: 2 workers against 1",
+        lambda rig, effort, name: workers.measure(rig, effort.rounds, effort.seconds, name),
+    ),
     "tls_small_get": Scenario(
         "GET of 44 bytes over TLS, HTTP/1.1, 64 keep-alive connections",
         # h2load cannot read a status line without a reason, which is how hypercorn writes it.

@@ -22,7 +22,7 @@ from bench.process import BenchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LARGE", "PEERS", "SMALL", "Front", "Peer", "Site", "grpc_origin", "origin"]
+__all__ = ["LARGE", "PEERS", "SMALL", "Front", "Peer", "Site", "grpc_origin", "origin", "pingora"]
 
 Front: TypeAlias = Literal["plain", "tls", "grpc"]
 """What clients speak: HTTP/1 in clear; HTTP/1 or HTTP/2 over TLS; the same before a gRPC origin."""
@@ -256,7 +256,17 @@ def _hypercorn(site: Site) -> list[str]:
     return [_peers_python(), "-m", "hypercorn", *options, *where]
 
 
-def _pingora(site: Site, engine: str = "h2") -> list[str]:
+def pingora(site: Site, engine: str = "h2", workers: int = 1) -> list[str]:
+    """Prepare our proxy.
+
+    Args:
+        site: Where it lives.
+        engine: The HTTP/2 library.
+        workers: Worker processes.
+
+    Returns:
+        Its command line.
+    """
     options = {
         "port": site.port,
         "origin": site.origin,
@@ -264,6 +274,7 @@ def _pingora(site: Site, engine: str = "h2") -> list[str]:
         "certificate": str(site.certificate),
         "key": str(site.key),
         "engine": engine,
+        "workers": workers,
         "profile": os.environ.get("BENCH_PROFILE", ""),
     }
     return [sys.executable, str(_HERE / "pingora_proxy_app.py"), json.dumps(options)]
@@ -293,10 +304,10 @@ def _program(name: str) -> str:
 
 # The measured one first; nginx is what it is compared with. hypercorn answers by itself.
 PEERS: dict[str, Peer] = {
-    "pingora": Peer(_pingora),
+    "pingora": Peer(pingora),
     "nginx": Peer(_nginx_proxy),
     "haproxy": Peer(_haproxy),
-    "jh2": Peer(partial(_pingora, engine="jh2"), frozenset({"tls", "grpc"})),
+    "jh2": Peer(partial(pingora, engine="jh2"), frozenset({"tls", "grpc"})),
     "aiohttp": Peer(_aiohttp, frozenset({"plain"})),
     "hypercorn": Peer(_hypercorn, frozenset({"tls"})),
 }

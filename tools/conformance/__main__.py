@@ -12,6 +12,7 @@ from bench.process import BenchError
 from conformance import clients, h2spec, tls_scans, websocket
 from conformance.rig import PATH, Rig, say
 from conformance.score import Score, SuiteError, markdown, replace_block, table
+from conformance.upgrade_soak.__main__ import main as upgrade_soak
 from devtool.shell import ROOT
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def main() -> int:
     Returns:
         The exit code: 0 if every bar was met.
     """
+    if sys.argv[1:2] == ["upgrade_soak"]:
+        return upgrade_soak(sys.argv[2:])
     options = _arguments()
     if options.only_list:
         for name, suite in _SUITES.items():
@@ -107,7 +110,8 @@ def _arguments() -> _Options:
     parser = argparse.ArgumentParser(
         prog="tools/dev conformance",
         description="Runs foreign test suites against our servers, prints the scores and writes "
-        f"them into {_PAGE.relative_to(ROOT)}. Our own tests: ./tools/dev test tests/conformance",
+        f"them into {_PAGE.relative_to(ROOT)}. Our own tests: ./tools/dev test tests/conformance. "
+        "Upgrades and reloads under load: ./tools/dev conformance upgrade_soak --help",
     )
     parser.add_argument(
         "suites", nargs="*", metavar="SUITE", help="what to run; all when none is named"

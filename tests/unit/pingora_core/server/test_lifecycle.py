@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -64,13 +65,13 @@ class Life:
             grace_period_seconds=grace, graceful_shutdown_timeout_seconds=timeout
         )
 
-    async def run(self) -> None:
-        life = Lifecycle(self.graph, self.conf, ListenFds(), self.announcer)
+    async def run(self, fds: ListenFds | None = None) -> None:
+        life = Lifecycle(self.graph, self.conf, fds or ListenFds(), self.announcer)
         async with asyncio.timeout(5):
             await life.run(self.signal)
 
-    def start(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self.run())
+    def start(self, fds: ListenFds | None = None) -> asyncio.Task[None]:
+        return asyncio.create_task(self.run(fds))
 
     def on(self, phase: ExecutionPhase, action: Callable[[], object]) -> None:
         def act(entered: ExecutionPhase) -> None:
@@ -331,6 +332,27 @@ async def test_a_failure_at_the_start_stops_the_server_at_once() -> None:
     assert failing.starts == 1
     assert journal == ["other starts", "other is cancelled"]
     assert life.phases == FAST[1:]
+
+
+async def test_a_failure_before_a_predecessor_has_stopped_is_a_graceful_end() -> None:
+    """What was accepted beside it is finished; the first order to stop is not one to hurry."""
+    journal: list[str] = []
+    busy = Draining("busy", journal)
+    life = Life(busy, Failing([RuntimeError("told to")], is_early=True))
+    with socket.create_server(("127.0.0.1", 0)) as predecessors:
+        fds = ListenFds({"127.0.0.1:0": predecessors.dup()}, is_lent=True)
+        running = life.start(fds)
+        await asyncio.wait_for(busy.shutdown_seen.wait(), 5)
+
+        life.signal.send(TERMINATE)
+        await asyncio.sleep(0.01)
+        busy.drained.set()
+
+        with pytest.raises(Error, match="service 'failing' failed"):
+            await running
+        fds.close()
+    assert life.phases == GRACEFUL[1:]
+    assert journal[-1] == "busy has drained"
 
 
 async def test_a_dependent_of_what_failed_is_not_started() -> None:

@@ -95,6 +95,61 @@ def test_a_forked_process_does_not_remove_it(path: Path) -> None:
     assert path.read_text() == OURS
 
 
+def test_a_predecessor_that_goes_on_gets_its_file_back(path: Path) -> None:
+    """A server that was started by mistake and fails does not take the other one's file along."""
+    path.write_text(f"{os.getppid()}\n")
+    file = PidFile(str(path))
+    file.write()
+
+    file.remove()
+
+    assert path.read_text() == f"{os.getppid()}\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("change", ["ended", "emptied", "replaced", "stale"])
+def test_a_predecessor_that_is_gone_gets_nothing_back(path: Path, change: str) -> None:
+    """Nor is a file that somebody else has put there touched."""
+    path.write_text(f"{os.getppid()}\n")
+    if change == "stale":
+        os.utime(path, (1_000_000, 1_000_000))
+    file = PidFile(str(path))
+    file.write()
+    old = Path(file.old_path)
+    match change:
+        case "ended":
+            old.unlink()
+        case "emptied":
+            old.write_text("")
+        case "replaced":
+            old.rename(path.with_name("kept"))
+            old.write_text(f"{os.getppid()}\n")
+        case _:
+            pass
+
+    file.remove()
+
+    assert not path.exists()
+    assert old.exists() == (change != "ended")
+
+
+def test_what_cannot_be_given_back_is_a_warning(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of a server is not disturbed by it."""
+    path.write_text(f"{os.getppid()}\n")
+    file = PidFile(str(path))
+    file.write()
+
+    def refuse(self: Path, target: object) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    file.remove()
+
+    assert "cannot be moved back: Permission denied" in caplog.records[-1].message
+
+
 # ------------------------------------------------------------------------------ what was there
 
 

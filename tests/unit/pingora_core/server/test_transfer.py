@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core import __version__
+from pingora_core.listeners.fds import ListenFds
 from pingora_core.server import transfer
 from pingora_core.server.transfer import UPGRADE_ERROR, Predecessor, hand_over
 from pingora_error import Error
@@ -124,6 +125,20 @@ async def test_the_successor_accepts_what_the_predecessor_did_not(
     await old
 
 
+async def test_what_somebody_else_keeps_is_told(path: str, stack: ExitStack) -> None:
+    """The successor must not remove files that belong to systemd, either."""
+    sockets = listening(stack, 3)
+    kept = set(list(sockets)[:2])
+
+    old = asyncio.create_task(hand_over(path, sockets, retries=5, ready_timeout=5, shared=kept))
+    new = await receive(path, stack)
+
+    assert new.shared == kept
+    assert ListenFds(new.sockets, shared=new.shared).shared == kept
+    new.say_ready()
+    await old
+
+
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 300])
 async def test_any_number_of_sockets(path: str, stack: ExitStack, count: int) -> None:
     """None, one batch, and several."""
@@ -133,6 +148,19 @@ async def test_any_number_of_sockets(path: str, stack: ExitStack, count: int) ->
 
     assert list(new.sockets) == list(sockets)
     assert all(inode(new.sockets[key]) == inode(sockets[key]) for key in sockets)
+    new.say_ready()
+    await old
+
+
+async def test_more_than_the_kernel_buffers(path: str, stack: ExitStack) -> None:
+    """The predecessor waits for its successor to read."""
+    sockets = {
+        "x" * 5000 + key: sock for key, sock in listening(stack, 300).items()
+    }  # names, not addresses
+
+    new, old = await transferred(path, sockets, stack)
+
+    assert list(new.sockets) == list(sockets)
     new.say_ready()
     await old
 
@@ -184,7 +212,7 @@ async def test_who_looks_whether_somebody_listens_does_no_harm(path: str, stack:
     receiving = asyncio.create_task(receive(path, stack))
     await eventually(lambda: exists(path))
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(path)
+        await eventually(lambda: probe.connect_ex(path) == 0)
 
     old = asyncio.create_task(hand_over(path, {}, retries=5, ready_timeout=5))
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from array import array
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -58,6 +59,17 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exists(path: str) -> bool:
     return Path(path).exists()
+
+
+def connect(sock: socket.socket, path: str) -> None:
+    """Connect to a successor as soon as it listens, which is a moment after its file is there."""
+    while True:
+        try:
+            sock.connect(path)
+        except ConnectionRefusedError:
+            time.sleep(0.001)
+        else:
+            return
 
 
 class Strangers:
@@ -188,6 +200,12 @@ def test_somebody_elses_file_is_not_removed(path: str) -> None:
     assert Path(path).read_text() == "another"
 
 
+def test_a_file_that_is_gone_already_is_no_error(path: str) -> None:
+    """Somebody has cleaned up."""
+    with _rendezvous.rendezvous(path, None):
+        Path(path).unlink()
+
+
 # ----------------------------------------------------------------------------- other users
 
 
@@ -199,7 +217,9 @@ async def test_the_predecessor_trusts_no_other_user(
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(path)
         stranger.listen(1)
-        with pytest.raises(Error, match="4711, is of user 4242, who is not trusted"):
+        with pytest.raises(
+            Error, match="4711 at the other end is of user 4242, who is not trusted"
+        ):
             await hand_over(path, {KEY: listener}, retries=1, ready_timeout=1)
 
 
@@ -213,7 +233,7 @@ async def test_the_successor_waits_on_when_another_user_comes(
     receiving = asyncio.create_task(asyncio.to_thread(Predecessor.receive, path, retries=1))
     await eventually(lambda: exists(path))
     with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.connect(path)
+        connect(stranger, path)
         await eventually(lambda: "4242, who is not trusted" in caplog.text)
 
     with pytest.raises(Error, match="no running server has come"):
@@ -253,7 +273,7 @@ async def talk(path: str, steps: Sequence[Step]) -> tuple[Error, bytes]:
     def play() -> bytes:
         with socket.socket(socket.AF_UNIX) as old, suppress(BrokenPipeError, ConnectionResetError):
             old.settimeout(5)
-            old.connect(path)
+            connect(old, path)
             for data, descriptors in steps:
                 old.sendmsg([data], attached(descriptors))
             old.shutdown(socket.SHUT_WR)
@@ -373,7 +393,7 @@ async def test_a_predecessor_that_falls_silent_is_not_waited_for(
     receiving = asyncio.create_task(asyncio.to_thread(Predecessor.receive, path, retries=1))
     await eventually(lambda: exists(path))
     with socket.socket(socket.AF_UNIX) as old:
-        old.connect(path)
+        connect(old, path)
         old.send(said)
         with pytest.raises(Error, match=r"hearing from the predecessor|receiving sockets"):
             await receiving
@@ -458,6 +478,28 @@ async def test_a_successor_that_does_not_read(path: str) -> None:
         waiting.listen(1)
         with pytest.raises(Error, match="does not take the sockets"):
             await hand_over(path, sockets, retries=1, ready_timeout=1)
+
+
+async def test_a_socket_that_is_closed_meanwhile_cannot_be_given(
+    path: str, listener: socket.socket
+) -> None:
+    """The successor learns why nothing comes of it."""
+    receiving = asyncio.create_task(asyncio.to_thread(Predecessor.receive, path, retries=5))
+    listener.close()
+
+    with pytest.raises(Error, match="sending sockets to successor"):
+        await hand_over(path, {KEY: listener}, retries=5, ready_timeout=1)
+    with pytest.raises(Error, match="sending sockets to successor"):
+        await receiving
+
+
+def test_accepting_may_fail(path: str) -> None:
+    """With no descriptor left, for instance."""
+    with (
+        socket.socket(socket.AF_UNIX) as never_bound,
+        pytest.raises(Error, match="accepting on the upgrade socket"),
+    ):
+        transfer._meet(never_bound, path, 1, None)
 
 
 # ----------------------------------------------------------------------------- processes

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakValueDictionary
 
 from pingora_core.listeners._entry import Entry, SocketSource
@@ -206,8 +206,7 @@ class ListenFds:
             try:
                 sock = bind_blocking(address, self._retry)
             except Error as error:
-                explained = self._explained(error)
-                raise explained from explained.__cause__
+                self._explain(error)
             entry = self._entries[address.key] = Entry.made(sock)
         self._claim(address, entry)
 
@@ -232,8 +231,7 @@ class ListenFds:
         try:
             sock = await bind(address, self._retry)
         except Error as error:
-            explained = self._explained(error)
-            raise explained from explained.__cause__
+            self._explain(error)
         return Entry.made(sock)
 
     def _unclaimed(self) -> list[str]:
@@ -254,12 +252,12 @@ class ListenFds:
         adopt(entry.sock, address, is_shared=entry.is_shared)
         entry.is_claimed = True
 
-    def _explained(self, error: Error) -> Error:
-        unclaimed = self._unclaimed()
-        if not unclaimed or getattr(error.cause, "errno", None) != errno.EADDRINUSE:
-            return error
+    def _explain(self, error: Error) -> NoReturn:
         # The usual reason when a predecessor listens on a part of what is asked for now.
-        return error.more_context(f"inherited and not asked for so far: {', '.join(unclaimed)}")
+        rest = ", ".join(self._unclaimed())
+        if not rest or getattr(error.cause, "errno", None) != errno.EADDRINUSE:
+            raise error
+        raise error.more_context(f"inherited and not asked for so far: {rest}") from error
 
     def refresh(self, address: ServerAddress) -> None:
         """Apply to a socket in use what may change while it is: the permissions of its file.

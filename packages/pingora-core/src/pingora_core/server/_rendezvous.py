@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Incoming", "peer_of", "rendezvous"]
 
+_LEAST_TIMEOUT: Final = 0.001
 _OWNER_ONLY: Final = 0o600
 _WAITING: Final = 4
 _CREDENTIALS: Final = struct.Struct("iII")
-_DESCRIPTOR_SIZE: Final = array("i").itemsize
+_SIZE: Final = array("i").itemsize
 
 
 def peer_of(connection: socket.socket, owner: int | None = None) -> int:
@@ -52,7 +53,7 @@ def peer_of(connection: socket.socket, owner: int | None = None) -> int:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     if uid not in {0, os.geteuid(), owner}:
-        refuse(f"the process at the other end, {pid}, is of user {uid}, who is not trusted")
+        refuse(f"process {pid} at the other end is of user {uid}, who is not trusted")
     return int(pid)
 
 
@@ -200,13 +201,10 @@ class Incoming:
         while len(pieces) < size:
             # Not beyond this message: what is attached to the next one stays with it.
             data, attached, flags, _ = self._receive(min(size - len(pieces), 1 << 20))
-            for level, kind, payload in attached:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    numbers = array("i")
-                    numbers.frombytes(
-                        payload[: len(payload) // _DESCRIPTOR_SIZE * _DESCRIPTOR_SIZE]
-                    )
-                    self._descriptors += numbers
+            for _, _, payload in attached:  # nothing else can be attached unless one asks for it
+                numbers = array("i")
+                numbers.frombytes(payload[: len(payload) // _SIZE * _SIZE])
+                self._descriptors += numbers
             if flags & socket.MSG_CTRUNC:
                 refuse("sockets were lost: more than allowed, or too many files are open")
             if not data:
@@ -215,10 +213,7 @@ class Incoming:
         return bytes(pieces)
 
     def _receive(self, size: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the hand-over takes too long")
-        self._connection.settimeout(left)
+        self._connection.settimeout(max(self._deadline - time.monotonic(), _LEAST_TIMEOUT))
         return self._connection.recvmsg(
-            size, socket.CMSG_SPACE(BATCH * _DESCRIPTOR_SIZE), socket.MSG_CMSG_CLOEXEC
+            size, socket.CMSG_SPACE(BATCH * _SIZE), socket.MSG_CMSG_CLOEXEC
         )

@@ -25,7 +25,6 @@ from pingora_core.server._transfer_wire import (
     encode,
     refuse,
 )
-from pingora_error import Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -44,7 +43,6 @@ class Successor:
 
     Args:
         connection: The connection to it, non-blocking; owned from now on.
-        path: The upgrade socket, for messages.
 
     Attributes:
         pid: Its process.
@@ -55,15 +53,13 @@ class Successor:
 
     __slots__ = ("_connection", "_received", "pid")
 
-    def __init__(self, connection: socket.socket, path: str) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = bytearray()
         try:
             self.pid = peer_of(connection)
-        except BaseException as error:
+        except BaseException:
             connection.close()
-            if isinstance(error, Error):
-                raise error.more_context(f"the upgrade socket {path}") from error
             raise
 
     @classmethod
@@ -93,7 +89,7 @@ class Successor:
                 if not _may_come(error) or loop.time() >= deadline:
                     refuse(f"no successor listens on the upgrade socket {path}", error)
             else:
-                return cls(connection, path)
+                return cls(connection)
             await asyncio.sleep(_POLL_INTERVAL)
 
     def close(self) -> None:
@@ -155,8 +151,6 @@ class Successor:
             if late is None:
                 refuse(f"successor {self.pid} is not ready after {limit:g} s")
             answer = late
-        except OSError as error:
-            refuse(f"hearing from successor {self.pid}", error)
         self._expect(answer, Ready)
 
     def _expect(self, answer: Message, wanted: type[Accepted | Ready]) -> None:
@@ -200,8 +194,8 @@ class Successor:
             except BlockingIOError:
                 await self._wait(loop.add_reader, loop.remove_reader)
                 continue
-            except ConnectionResetError:
-                data = b""
+            except OSError:
+                data = b""  # reset: it went without hearing us out
             if not data:
                 refuse(f"successor {self.pid} has ended before it was ready")
             self._received += data

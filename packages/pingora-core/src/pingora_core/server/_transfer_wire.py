@@ -215,6 +215,7 @@ def open_listener(key: str, descriptor: int) -> socket.socket:
 
     Raises:
         Error: ``UPGRADE_ERROR`` naming the address and what does not fit.
+        OSError: If the socket cannot be asked.
     """
     try:
         sock = socket.socket(fileno=descriptor)
@@ -226,10 +227,8 @@ def open_listener(key: str, descriptor: int) -> socket.socket:
         if problem is not None:
             refuse(f"the socket received for {key} {problem}")
         sock.settimeout(0)
-    except BaseException as error:
+    except BaseException:
         sock.close()
-        if isinstance(error, OSError):
-            refuse(f"the socket received for {key} cannot be used", error)
         raise
     return sock
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 from pingora_core._version import __version__
 from pingora_core.server import systemd
+from pingora_error import Error
 
 if TYPE_CHECKING:
     from pingora_core.server.daemon import ReadyPipe
@@ -32,7 +33,6 @@ class Announcer:
     ) -> None:
         self._pipe = pipe
         self._predecessor = predecessor
-        self._is_upgrade = predecessor is not None
 
     def ready(self) -> None:
         """Say that the server serves.
@@ -40,11 +40,15 @@ class Announcer:
         Raises:
             Error: If a predecessor has lost its patience and goes on serving.
         """
-        if self._predecessor is not None:
-            self._predecessor.say_ready()
-            self._predecessor = None
-        if self._is_upgrade:
+        predecessor, self._predecessor = self._predecessor, None
+        if predecessor is not None:
+            # Before that one may end: without a main process a service has ended for systemd.
             systemd.notify_main_pid(os.getpid())
+            try:
+                predecessor.say_ready()
+            except Error:
+                systemd.notify_main_pid(predecessor.pid)
+                raise
         systemd.notify_ready(f"serving, version {__version__}")
         if self._pipe is not None:
             self._pipe.say_ready()

@@ -52,9 +52,10 @@ class ForegroundHost(LifecycleHost):
         Raises:
             Error: If a predecessor has lost its patience and goes on serving.
         """
+        self._launched.announcer.ready()
+        self._launched.fds.take_over()
         for key in self._launched.fds.close_unclaimed():
             _logger.warning("inherited socket %s is closed: nothing listens there", key)
-        self._launched.announcer.ready()
 
     def feed_watchdog(self) -> None:
         """Tell systemd that the event loop turns, from now on and again in time."""

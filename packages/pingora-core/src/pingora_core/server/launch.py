@@ -113,7 +113,7 @@ def launch(
                 on_listening=lambda: pipe.say_next_step("waiting for the running server"),
             )
             started.announcer = Announcer(pipe, predecessor)
-            started.fds = ListenFds(predecessor.sockets, shared=predecessor.shared)
+            started.fds = ListenFds(predecessor.sockets, shared=predecessor.shared, is_lent=True)
         for name, sock in activated.items():
             started.fds.adopt(name, sock, is_shared=True)
         if is_supervised or identity is not None:

@@ -36,7 +36,7 @@ __all__ = ["Lifecycle"]
 
 _logger = logging.getLogger(__name__)
 
-_STREAM_END: Final = 1.0
+_STREAM_END: Final = 3.0
 """Least time for streams to be closed in order at the end of the grace period, seconds."""
 
 
@@ -69,12 +69,14 @@ class Lifecycle:
         self.conf = conf
         self._phases = phases
         self._host = LifecycleHost() if host is None else host
+        self._fds = fds
         self._changed = asyncio.Event()
         self._runner = ServiceRunner(graph, conf, fds, self._changed.set, is_leader=is_leader)
         self._signals: deque[ShutdownSignal] = deque()
         self._requests: asyncio.Queue[ServerSignal] = asyncio.Queue()
         self._failure: Error | None = None
         self._is_forced = False
+        self._is_unasked = False
         self._has_resigned = False
 
     async def run(self, signals: ShutdownSignalWatch) -> None:
@@ -213,9 +215,12 @@ class Lifecycle:
         is_running = False
         while True:
             if self._runner.failure is not None or self._failure is not None:
-                # Before it is running it has nothing in flight that deserves a grace period.
+                # Before it is running it has nothing in flight that deserves a grace period,
+                # unless it has accepted what its predecessor would have served.
                 graceful = ShutdownSignal.GRACEFUL_TERMINATE
-                return graceful if is_running else ShutdownSignal.FAST_SHUTDOWN
+                self._is_unasked = True
+                has_clients = is_running or self._fds.is_lent
+                return graceful if has_clients else ShutdownSignal.FAST_SHUTDOWN
             if self._signals:
                 return self._signals.popleft()
             if self._runner.is_ready and not is_running:
@@ -273,14 +278,18 @@ class Lifecycle:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 while not self._runner.has_ended:
-                    if self._signals:
-                        self._signals.popleft()
+                    if self._signals and self._is_order_to_hurry(self._signals.popleft()):
                         self._is_forced = True
                         break
                     self._tell_resignation()
                     await self._wait_for_change()
         self._tell_resignation()
         return self._runner.has_ended
+
+    def _is_order_to_hurry(self, received: ShutdownSignal) -> bool:
+        # Whoever asks for the stop that a failure has begun does not ask for a second time.
+        is_first, self._is_unasked = self._is_unasked, False
+        return not is_first or received is ShutdownSignal.FAST_SHUTDOWN
 
     def _tell_resignation(self) -> None:
         if self._runner.has_resigned and not self._has_resigned:

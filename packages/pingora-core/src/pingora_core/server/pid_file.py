@@ -11,7 +11,8 @@ A file that a crash has left names a process that is gone, or another one to whi
 given the number since. The latter is told by its age: it began after the file was written.
 
 At the end the file is removed if it is still ours, and ``<path>.old`` if our file has become that:
-so a ``.old`` is there as long as the predecessor is. A server that has become another user may not
+so a ``.old`` is there as long as the predecessor is. If that is still alive then, because this server
+was started by mistake or could not take over, it gets its place back. A server that has become another user may not
 be allowed to remove it from a directory of root's; it empties the file then.
 """
 
@@ -52,12 +53,13 @@ class PidFile:
         path: As given.
     """
 
-    __slots__ = ("_identity", "_pid", "path")
+    __slots__ = ("_identity", "_moved", "_pid", "path")
 
     def __init__(self, path: str) -> None:
         self.path: Final = path
         self._pid: int | None = None
         self._identity: tuple[int, int] | None = None
+        self._moved: tuple[int, int] | None = None  # of the file of a living predecessor
 
     @property
     def old_path(self) -> str:
@@ -91,7 +93,10 @@ class PidFile:
         self._pid = pid
 
     def remove(self) -> None:
-        """Remove the file if it is the one that this very process has written; never fails."""
+        """Remove the file if it is the one that this very process has written; never fails.
+
+        A predecessor that is still alive gets its file back.
+        """
         if self._pid is None or self._pid != os.getpid():
             return  # not written, or written by the process that this one was forked from
         for path in (self.path, self.old_path):
@@ -99,6 +104,17 @@ class PidFile:
             if identity == self._identity and content == str(self._pid):
                 _remove_or_empty(path)
         self._pid = None
+        self._give_back()
+
+    def _give_back(self) -> None:
+        content, identity = _read(self.old_path)
+        if identity is None or identity != self._moved or os.path.lexists(self.path):
+            return
+        try:
+            if _is_alive_since(_pid_in(content), Path(self.old_path).stat().st_mtime):
+                Path(self.old_path).rename(self.path)
+        except OSError as error:
+            _logger.warning("pid file %s: cannot be moved back: %s", self.path, error.strerror)
 
     def _keep_old(self, ours: int) -> None:
         try:
@@ -108,10 +124,11 @@ class PidFile:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         content, identity = _read(self.path)
-        pid = int(content) if content.isascii() and content.isdecimal() else 0
+        pid = _pid_in(content)
         if identity is None:
             _logger.warning("pid file %s: is no file; moved to %s.old", self.path, self.path)
-        elif pid and pid != ours and _is_alive_since(pid, found.st_mtime):
+        elif pid != ours and _is_alive_since(pid, found.st_mtime):
+            self._moved = identity
             _logger.warning(
                 "pid file %s: names process %d, which is alive; moved to %s.old",
                 self.path,
@@ -180,8 +197,14 @@ def _remove_or_empty(path: str) -> None:
 # --------------------------------------------------------------------------------- processes
 
 
+def _pid_in(content: str) -> int:
+    return int(content) if content.isascii() and content.isdecimal() else 0
+
+
 def _is_alive_since(pid: int, written: float) -> bool:
     # Whether a process is there and has been since a moment of the wall clock.
+    if pid == 0:
+        return False  # would stand for our own process group
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -265,10 +265,7 @@ def _greet(connection: socket.socket, owner: int | None) -> Hello | None:
         _logger.warning("upgrade socket: %s", error.context)
         return None
     connection.settimeout(_EXCHANGE_TIMEOUT)
-    try:
-        if not connection.recv(1, socket.MSG_PEEK):
-            return None
-    except ConnectionResetError:
+    if not connection.recv(1, socket.MSG_PEEK):
         return None
     incoming = Incoming(connection, _EXCHANGE_TIMEOUT)
     try:

@@ -145,8 +145,10 @@ class Supervisor:
         is_running = False
         while True:
             if self.crew.failure is not None:
+                # Its workers may have accepted what a predecessor would have served.
                 graceful = ShutdownSignal.GRACEFUL_TERMINATE
-                return graceful if is_running else ShutdownSignal.FAST_SHUTDOWN
+                has_clients = is_running or self._fds.is_lent
+                return graceful if has_clients else ShutdownSignal.FAST_SHUTDOWN
             if self._signals:
                 return self._signals.popleft()
             if self.crew.is_ready and not is_running:
@@ -157,12 +159,14 @@ class Supervisor:
             await self._wait_for_change()
 
     def _running(self) -> None:
-        for key in self._fds.close_unclaimed():
-            _logger.warning("inherited socket %s is closed: nothing listens there", key)
         try:
             self._announcer.ready()
         except Error as error:
             self.crew.failure = error
+            return
+        self._fds.take_over()
+        for key in self._fds.close_unclaimed():
+            _logger.warning("inherited socket %s is closed: nothing listens there", key)
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
@@ -244,6 +248,8 @@ class Supervisor:
     async def _stop(self, how: ShutdownSignal) -> None:
         conf = self._conf.current
         is_upgrade = how is ShutdownSignal.GRACEFUL_UPGRADE
+        # A successor serves on, or a predecessor.
+        is_whole_server = not is_upgrade and not self._fds.is_lent
         self._announcer.stopping(is_upgrade=is_upgrade)
         lame_duck = 0.0
         if how is ShutdownSignal.GRACEFUL_TERMINATE:
@@ -252,12 +258,12 @@ class Supervisor:
         if lame_duck:
             # A little longer, so that the queues grow no more when the workers empty them.
             longer = lame_duck + _REFUSAL_MARGIN
-            self.crew.stop(how, lame_duck=longer, is_whole_server=True)
+            self.crew.stop(how, lame_duck=longer, is_whole_server=is_whole_server)
             await self._ended_within(lame_duck)
-        if not is_upgrade:
+        if is_whole_server:
             self._fds.refuse_connections()
         if not lame_duck:
-            self.crew.stop(how, lame_duck=0.0, is_whole_server=not is_upgrade)
+            self.crew.stop(how, lame_duck=0.0, is_whole_server=is_whole_server)
         self._phases.enter(ExecutionPhase.SHUTDOWN_STARTED)
         # The workers have copies; the last of them to close its own takes the queue with it.
         self._fds.close()
@@ -266,7 +272,7 @@ class Supervisor:
             await self._ended_within(conf.grace_period + _EXIT_MARGIN)
         if self._is_forced:
             fast = ShutdownSignal.FAST_SHUTDOWN
-            self.crew.stop(fast, lame_duck=0.0, is_whole_server=not is_upgrade)
+            self.crew.stop(fast, lame_duck=0.0, is_whole_server=is_whole_server)
         self._phases.enter(ExecutionPhase.SHUTDOWN_RUNTIMES)
         self._is_forced = False
         await self._ended_within(conf.graceful_shutdown_timeout + _EXIT_MARGIN)

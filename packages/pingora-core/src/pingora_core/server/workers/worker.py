@@ -175,6 +175,7 @@ class WorkerLink(LifecycleHost):
         assert self._loop is not None
         self._loop.remove_reader(self._channel.fileno())
         self._is_alone = True
+        self.fds.take_over()
         self.fds.serves_backlog = True
         if self._is_stopping:
             return
@@ -186,6 +187,8 @@ class WorkerLink(LifecycleHost):
             case Stop():
                 self._lame_duck = message.lame_duck
                 self.fds.serves_backlog = message.is_whole_server
+                if message.is_whole_server:
+                    self.fds.take_over()
                 self._stop(message.how)
             case Reload():
                 try:
