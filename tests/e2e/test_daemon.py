@@ -47,7 +47,7 @@ def home(tmp_path: Path) -> Path:
     """Where a daemon is started: everybody may write there, as some become others."""
     tmp_path.chmod(0o777)
     for parent in tmp_path.parents:
-        if parent.owner() == pwd.getpwuid(os.geteuid()).pw_name and parent != Path("/"):
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o011)
     return tmp_path
 
@@ -219,7 +219,13 @@ def test_a_service_manager_is_told_the_daemon_s_id(daemon: Maker) -> None:
 def test_sockets_of_a_service_manager_come_along(daemon: Maker, home: Path) -> None:
     """Socket activation and the background together: the sockets reach the daemon."""
     path = home / "s"
-    activate = [require_program("systemd-socket-activate"), "-l", str(path)]
+    activate = [
+        require_program("systemd-socket-activate"),
+        "-E",
+        "LD_LIBRARY_PATH",
+        "-l",
+        str(path),
+    ]
     started = daemon(WAITING, launcher=activate)
 
     def connects() -> bool:

@@ -47,12 +47,13 @@ class Settings:
         self.directory = directory
         [self.probes] = free_ports(1)
         self.unix = directory / "edge.sock"
+        self.common = ""
 
     def write(self, text: str = "", *, listen: str = "") -> Settings:
         self.path.write_text(
             f"upgrade_sock: {self.directory}/upgrade.sock\n"
             f"pid_file: {self.directory}/edge.pid\n"
-            f"{text}\n"
+            f"{self.common}\n{text}\n"
             "edge:\n"
             '  upstreams: ["127.0.0.1:1"]\n'
             f"  listen: [{listen}]\n"
@@ -90,6 +91,11 @@ def settings(tmp_path: Path) -> Settings:
 def parent_of(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(status.partition("PPid:")[2].split()[0])
+
+
+def only_child_of(pid: int) -> int:
+    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return int(child)
 
 
 async def ends(pid: int) -> None:
@@ -157,12 +163,14 @@ async def test_a_successor_becomes_the_main_process(
         try:
             assert parent_of(pid) != server.process.pid
             await manager.hears("READY")
-            assert await server.wait() == 0
+            # The successor goes on with the log, which is what waiting waits for.
+            await ends(server.process.pid)
             assert settings.probe("/readyz") == 200
             assert "STOPPING=1" not in manager.heard
         finally:
             os.kill(pid, signal.SIGTERM)
             await ends(pid)
+        assert await server.wait() == 0
 
 
 async def test_sockets_of_the_manager_survive_upgrade_and_stop(
@@ -171,25 +179,28 @@ async def test_sockets_of_the_manager_survive_upgrade_and_stop(
     """They are the manager's: the file stays, so that the next start finds it."""
     program = require_program("systemd-socket-activate")
     settings.write("workers: 2")
-    command = [program, "-l", str(settings.unix), sys.executable, *settings.arguments]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        pid = server.pid
-        try:
-            await eventually(settings.accepts, "the socket of the manager", timeout=LIMIT)
-            await manager.hears("READY")
+    command = [program, "-E", "LD_LIBRARY_PATH", "-E", "NOTIFY_SOCKET", "-l", str(settings.unix)]
+    server = await asyncio.create_subprocess_exec(
+        *command, sys.executable, *settings.arguments, stderr=asyncio.subprocess.DEVNULL
+    )
+    pid = server.pid
+    try:
+        await eventually(settings.accepts, "the socket of the manager", timeout=LIMIT)
+        await manager.hears("READY")
 
-            os.kill(pid, signal.SIGUSR2)
-            successor = int(await manager.hears("MAINPID"))
-            await ends(pid)
-            pid = successor
-            assert settings.accepts()
+        os.kill(pid, signal.SIGUSR2)
+        pid = int(await manager.hears("MAINPID"))
+        assert await asyncio.wait_for(server.wait(), LIMIT) == 0
+        assert settings.accepts()
 
-            os.kill(pid, signal.SIGTERM)
-            await ends(pid)
-            assert settings.unix.is_socket()
-        finally:
-            kill(pid)
+        os.kill(pid, signal.SIGTERM)
+        await ends(pid)
+        assert settings.unix.is_socket()
+    finally:
+        kill(pid)
+        if server.returncode is None:
             server.kill()
+            await server.wait()
 
 
 def unit(directory: Path, name: str) -> Path:
@@ -254,9 +265,7 @@ async def test_as_the_first_process_it_stops_when_told(
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
         await eventually(lambda: settings.probe("/readyz") == 200, "readiness", timeout=LIMIT)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        [inside] = children.read_text(encoding="utf-8").split()
-        os.kill(int(inside), signal.SIGTERM)
+        os.kill(only_child_of(process.pid), signal.SIGTERM)
 
         await eventually(lambda: settings.probe("/readyz") == 503, "the lame duck", timeout=LIMIT)
         assert settings.accepts()
@@ -274,8 +283,8 @@ async def test_as_the_first_process_it_stops_when_told(
 def in_background(settings: Settings) -> Iterator[Settings]:
     """A configuration for ``-d``; whoever is named by its pid files in the end is killed."""
     log = settings.directory / "edge.log"
-    settings.write(f"daemon_wait_for_ready: true\nerror_log: {log}")
-    yield settings
+    settings.common = f"daemon_wait_for_ready: true\nerror_log: {log}"
+    yield settings.write()
     for name in ("edge.pid", "edge.pid.old"):
         with suppress(OSError, ValueError):
             kill(int((settings.directory / name).read_text(encoding="utf-8")))
@@ -313,14 +322,49 @@ async def test_a_daemon_serves_when_its_start_has_ended(in_background: Settings)
 
 async def test_a_daemon_that_cannot_serve_tells_the_terminal(in_background: Settings) -> None:
     """An address that is not this machine's: one line more on the terminal, exit code 1."""
-    log = in_background.directory / "edge.log"
-    in_background.write(f"daemon_wait_for_ready: true\nerror_log: {log}", listen='"192.0.2.1:1"')
+    in_background.write(listen='"192.0.2.1:1"')
     code, said = await start(in_background)
 
     assert code == 1
     [line] = [line for line in said.splitlines() if line.startswith("edge.py: error: ")]
     assert "192.0.2.1:1" in line
-    assert not (in_background.directory / "edge.pid").exists()
+    assert "Cannot assign requested address" in line
+    pid_file = in_background.directory / "edge.pid"
+    await eventually(lambda: not pid_file.exists(), "the end of the daemon", timeout=LIMIT)
+
+
+async def test_a_second_start_by_mistake_changes_nothing(in_background: Settings) -> None:
+    """It fails, and the pid file names the server that serves."""
+    code, _ = await start(in_background)
+    assert code == 0
+    pid = pid_of(in_background)
+
+    # An address in use would be tried again for a while.
+    in_background.write(listen='"192.0.2.1:1"')
+    code, _ = await start(in_background)
+
+    assert code == 1
+    pid_file = in_background.directory / "edge.pid"
+    old = in_background.directory / "edge.pid.old"
+    await eventually(lambda: not old.exists() and pid_file.exists(), "its file", timeout=LIMIT)
+    assert pid_of(in_background) == pid
+    assert in_background.probe("/readyz") == 200
+
+
+async def test_a_log_that_was_renamed_is_let_go(in_background: Settings) -> None:
+    """SIGUSR1: the next line is in a new file."""
+    code, _ = await start(in_background)
+    assert code == 0
+    log = in_background.directory / "edge.log"
+    log.rename(log.with_suffix(".1"))
+
+    os.kill(pid_of(in_background), signal.SIGUSR1)
+
+    await eventually(
+        lambda: log.exists() and "log files were opened anew" in log.read_text(encoding="utf-8"),
+        "a new log",
+        timeout=LIMIT,
+    )
 
 
 async def test_a_daemon_is_replaced_by_hand(in_background: Settings) -> None:
