@@ -198,7 +198,7 @@ async def test_backends_callback_only_on_change() -> None:
     built: list[Sequence[Backend]] = []
 
     def build(backends: Sequence[Backend]) -> BackendSelection:
-        built.append(backends)
+        built.append(tuple(backends))
         return _Scripted(backends)
 
     discovery = _FakeDiscovery(_A, _B)

@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING, final
 
 from pingora_core._version import __version__
-from pingora_core.server import systemd
+from pingora_core.server.system import systemd
 from pingora_error import Error
 
 if TYPE_CHECKING:
-    from pingora_core.server.daemon import ReadyPipe
-    from pingora_core.server.transfer import Predecessor
+    from pingora_core.server.system.daemon import ReadyPipe
+    from pingora_core.server.upgrade.transfer import Predecessor
 
 __all__ = ["Announcer"]
 
@@ -71,17 +71,18 @@ class Announcer:
         if not is_upgrade:
             systemd.notify_stopping()
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, exit_code: int) -> None:
         """Say that the server will not serve.
 
         Args:
             why: One line.
+            exit_code: What the program ends with, which the one that started the daemon does, too.
         """
         if self._predecessor is not None:
             self._predecessor.say_failed(why)
             self._predecessor = None
         if self._pipe is not None:
-            self._pipe.say_failed(why)
+            self._pipe.say_failed(why, exit_code)
             self._pipe = None
 
     def forget(self) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, final
 
 from pingora_core.server.host import LifecycleHost
 from pingora_core.server.signals import ShutdownSignal
-from pingora_core.server.upgrade import upgrade
-from pingora_core.server.watchdog import SystemdWatchdog
+from pingora_core.server.system.watchdog import SystemdWatchdog
+from pingora_core.server.upgrade.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

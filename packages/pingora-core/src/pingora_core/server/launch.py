@@ -12,14 +12,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from pingora_core.conf import CONFIG_ERROR
 from pingora_core.listeners.fds import ListenFds
 from pingora_core.listeners.limits import raise_file_limit
-from pingora_core.server import systemd
 from pingora_core.server.announcer import Announcer
-from pingora_core.server.daemon import NO_PIPE, daemonize, leave_parent, resolve_paths
-from pingora_core.server.pid_file import PidFile
-from pingora_core.server.privileges import drop_privileges, find_identity
-from pingora_core.server.transfer import Predecessor
+from pingora_core.server.process import exit_code_of
+from pingora_core.server.system import systemd
+from pingora_core.server.system.daemon import NO_PIPE, daemonize, leave_parent, resolve_paths
+from pingora_core.server.system.pid_file import PidFile
+from pingora_core.server.system.privileges import drop_privileges, find_identity
+from pingora_core.server.upgrade.transfer import Predecessor
 from pingora_error import Error
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class Launch:
         Args:
             error: Why.
         """
-        self.announcer.failed(" ".join(str(error).split()))
+        why = error.context if error.etype == CONFIG_ERROR else str(error)
+        self.announcer.failed(" ".join(why.split()), exit_code_of(error))
         self.end()
 
     def end(self) -> None:

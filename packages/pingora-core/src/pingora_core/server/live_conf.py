@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 from pingora_core.conf import ServerConf, find_changes
 from pingora_core.server.checks import check_configuration
-from pingora_core.server.daemon import resolve_paths
 from pingora_core.server.logs import configure_logging, reopen_logs
 from pingora_core.server.process import say
+from pingora_core.server.system.daemon import resolve_paths
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from pingora_core.server.daemon import open_error_log
+from pingora_core.server.system.daemon import open_error_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

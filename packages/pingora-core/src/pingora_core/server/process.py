@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pingora_core.conf import ServerConf
 
-__all__ = ["exit_on_error", "leave", "run_in_event_loop", "say"]
+__all__ = ["exit_code_of", "exit_on_error", "leave", "run_in_event_loop", "say"]
 
 _logger = logging.getLogger(__name__)
 
@@ -62,10 +62,21 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except Error as error:
-        is_config = error.root_etype == CONFIG_ERROR
         say(f"error: {error.context if error.etype == CONFIG_ERROR else error}")
         settle_streams()
-        raise SystemExit(_EXIT_CONFIG if is_config else _EXIT_FAILURE) from error
+        raise SystemExit(exit_code_of(error)) from error
+
+
+def exit_code_of(error: Error) -> int:
+    """Tell what a program ends with because of an error.
+
+    Args:
+        error: What ends it.
+
+    Returns:
+        2 if the configuration is to blame, else 1.
+    """
+    return _EXIT_CONFIG if error.root_etype == CONFIG_ERROR else _EXIT_FAILURE
 
 
 def leave(within: float) -> NoReturn:

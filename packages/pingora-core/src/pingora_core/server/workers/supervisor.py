@@ -26,8 +26,8 @@ from pingora_core.server.signals import (
     ShutdownSignal,
     UnixShutdownSignalWatch,
 )
-from pingora_core.server.upgrade import upgrade
-from pingora_core.server.watchdog import SystemdWatchdog
+from pingora_core.server.system.watchdog import SystemdWatchdog
+from pingora_core.server.upgrade.upgrade import upgrade
 from pingora_core.server.workers._reload_round import ReloadRound
 from pingora_core.server.workers.channel import Channel, ReopenLogs
 from pingora_core.server.workers.crew import Crew
