@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pingora_core.runtime.shutdown import ShutdownSwitch
+from pingora_core.services.service import ServiceReadyNotifier
 from pingora_error import CustomCode, ErrorType
-from pingora_load_balancing import Backend, Backends
+from pingora_load_balancing import Backend, Backends, LoadBalancer
 from pingora_load_balancing.health import (
     CustomHealthCheck,
     HealthChecker,
@@ -19,6 +22,7 @@ from pingora_load_balancing.health import (
 )
 from tests.support.origin import Origin
 from tests.support.origin_steps import reply, wait
+from tests.support.process import ROOT, ServerProcess
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.connectors.rig import origin, unused_port
 from tests.unit.pingora_load_balancing.health.rig import TIMED_OUT, Silent, address, running
@@ -71,6 +75,48 @@ async def test_killed_and_restarted(tmp_path: Path) -> None:
         await eventually(lambda: not pool.is_ready(where))
 
     assert heard == [False, True] * 3 + [False]
+
+
+async def test_a_process_that_is_killed() -> None:
+    """The kernel refuses for it, or resets; started again on its port it is back."""
+    port = unused_port()
+    where = address(f"127.0.0.1:{port}")
+    script = str(ROOT / "examples" / "http_server.py")
+    pool = Backends([f"127.0.0.1:{port}"])
+    check = HttpHealthCheck(timeout=10.0, reuse_connection=True)
+    async with running(HealthChecker(pool, check, frequency=0.02)):
+        for _ in range(2):
+            await eventually(lambda: not pool.is_ready(where))
+            async with ServerProcess(script, "--listen", f"127.0.0.1:{port}") as server:
+                await server.running()
+                await eventually(lambda: pool.is_ready(where), timeout=15)
+                server.send(signal.SIGKILL)
+                await eventually(lambda: not pool.is_ready(where), timeout=15)
+
+
+async def test_a_load_balancer_passes_over_the_sick() -> None:
+    """With a health check of its own: nobody is sent to a backend that does not listen."""
+    async with origin() as one, origin() as two:
+        bad = f"127.0.0.1:{unused_port()}"
+        balancer = LoadBalancer(
+            [one.address, bad, two.address],
+            health_check=TcpHealthCheck(),
+            health_check_frequency=3600,
+        )
+        health = balancer.health
+        assert health is not None
+        health.initial = InitialHealth.FIRST_CHECK
+        switch, ready = ShutdownSwitch(), ServiceReadyNotifier()
+        task = asyncio.create_task(balancer.start_with_ready_notifier(switch.watch, ready))
+        await asyncio.wait_for(ready.wait(), 10)
+
+        chosen = {str(balancer.select(b"", 10)) for _ in range(10)}
+        switch.start()
+        await asyncio.wait_for(task, 10)
+        await eventually(lambda: one.connections == two.connections == 1)
+        await eventually(lambda: all(w.is_closing() for w in (*one.writers, *two.writers)))
+
+    assert chosen == {one.address, two.address}
 
 
 async def test_errors_and_flapping() -> None:
