@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pingora_core.upstreams.peer import PeerAddress
 
-__all__ = ["Backend", "distinct_backends"]
+__all__ = ["Backend", "contradiction", "distinct_backends"]
 
 _T = TypeVar("_T")
 
@@ -108,6 +108,17 @@ def distinct_backends(backends: Iterable[Backend]) -> tuple[Backend, ...]:
     for backend in backends:
         known = by_address.setdefault(backend.addr, backend)
         if known != backend:
-            msg = f"backend {backend} is given twice, with different weight or metadata"
-            raise ValueError(msg)
+            raise ValueError(contradiction(backend))
     return tuple(by_address.values())
+
+
+def contradiction(backend: Backend) -> str:
+    """Say that a backend is given twice, in different ways.
+
+    Args:
+        backend: One of the two.
+
+    Returns:
+        The message.
+    """
+    return f"backend {backend} is given twice, with different weight or metadata"

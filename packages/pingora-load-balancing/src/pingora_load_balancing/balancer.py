@@ -1,36 +1,33 @@
-"""The load balancer: one set of backends, kept up to date, and a choice from it per request.
-
-Theory of operation: everything that a choice needs is in one immutable snapshot, which is replaced
-as a whole when the set or the readiness of a backend changes. A request therefore never sees half
-of a change. What is known about a backend from elsewhere (now: whether it is enabled) is kept by
-address, so that it outlives a change of weight or metadata.
-"""
+"""The load balancer: a pool of backends, kept up to date, and a choice from it per request."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pingora_core.services.background import BackgroundService
-from pingora_error import Error
-from pingora_load_balancing.backend import distinct_backends
-from pingora_load_balancing.background import keep_updated
+from pingora_core.services.service import ServiceReadyNotifier
+from pingora_load_balancing.backends import Backends
+from pingora_load_balancing.background import keep_asking, keep_watching, until_shutdown
 from pingora_load_balancing.discovery import Static
+from pingora_load_balancing.discovery.following import FailureLog
+from pingora_load_balancing.discovery.interfaces import ClosableDiscovery, WatchableDiscovery
+from pingora_load_balancing.health import HealthChecker
 from pingora_load_balancing.selection import RoundRobin
+from pingora_load_balancing.selector import Selector
+from pingora_load_balancing.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pingora_core.runtime.shutdown import ShutdownWatch
-    from pingora_core.services.service import ServiceReadyNotifier
-    from pingora_core.upstreams.peer import PeerAddress
     from pingora_load_balancing.backend import Backend
     from pingora_load_balancing.discovery import Discovered, ServiceDiscovery
-    from pingora_load_balancing.selection import BackendSelection, SelectionBuilder
+    from pingora_load_balancing.health import HealthCheck
+    from pingora_load_balancing.selection import SelectionBuilder
 
 __all__ = ["LoadBalancer", "UpdateTiming"]
 
@@ -50,36 +47,40 @@ class UpdateTiming:
     build_duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    backends: tuple[Backend, ...]
-    addresses: frozenset[PeerAddress]
-    disabled: frozenset[PeerAddress]
-    selection: BackendSelection
-
-
-class LoadBalancer(BackgroundService):
+class LoadBalancer(Selector, BackgroundService):
     """Chooses an upstream server for each request.
 
     With a list of backends it is ready at once. With a discovery it is empty until the first
-    ``update``; add it to the server as a background service, which does that:
-    ``server.add_service(background_service("backends", balancer))``.
+    ``update``; add it to the server as a background service, which does that, and checks the
+    health: ``server.add_service(background_service("backends", balancer))``.
+
+    Several load balancers that choose in different ways can share one pool, and with it the
+    discovery and the health of its backends. One of them has the discovery and the health check;
+    the others are given the pool alone and need not be added to the server.
 
     Not for use from several threads at once.
 
     Args:
         backends: Backends, or their addresses as text; at least one.
         discovery: Where backends come from, instead of a list.
-        selection: How to choose; called with the backends whenever the set changes.
-        update_frequency: As a background service, seconds from one update to the next; None to
-            update once at start.
+        pool: Where they are kept; one of its own if None. Alone, without backends and discovery:
+            somebody else fills it.
+        selection: How to choose; called with the set whenever that changes.
+        update_frequency: As a background service, seconds from one update to the next, plus or
+            minus a tenth. None: a discovery that can tell of changes is watched, any other is
+            asked once at start.
         discovery_timeout: Seconds after which an unanswered discovery counts as failed.
+        health_check: How to check the backends, as a background service.
+        health_check_frequency: Seconds from one check of a backend to the next; `health` has the
+            other settings.
 
     Attributes:
+        pool: The pool, with the states of the backends.
+        health: Checks the backends, if there is a health check.
         last_update_timing: How long the last successful ``update`` took; None before the first.
 
     Raises:
-        TypeError: If not exactly one of backends and discovery is given.
+        TypeError: If there are both or neither of backends and discovery, and no pool.
         ValueError: If the list is empty, an address is none, a backend is given twice with
             different weights, or a time is not positive.
 
@@ -92,12 +93,12 @@ class LoadBalancer(BackgroundService):
     """
 
     __slots__ = (
-        "_build",
         "_discovery",
         "_discovery_timeout",
-        "_snapshot",
+        "_failures",
         "_update_frequency",
         "_updating",
+        "health",
         "last_update_timing",
     )
 
@@ -106,12 +107,16 @@ class LoadBalancer(BackgroundService):
         backends: Iterable[str | Backend] | None = None,
         *,
         discovery: ServiceDiscovery | None = None,
+        pool: Backends | None = None,
         selection: SelectionBuilder = RoundRobin,
         update_frequency: float | None = None,
         discovery_timeout: float = 10.0,
+        health_check: HealthCheck | None = None,
+        health_check_frequency: float = 5.0,
     ) -> None:
-        if (backends is None) is (discovery is None):
-            msg = "a load balancer needs either backends or a discovery"
+        sources = (backends is not None) + (discovery is not None)
+        if sources == 2 or (sources == 0 and pool is None):
+            msg = "a load balancer needs either backends or a discovery, or a pool that has them"
             raise TypeError(msg)
         for name, seconds in (
             ("update_frequency", update_frequency),
@@ -120,92 +125,28 @@ class LoadBalancer(BackgroundService):
             if seconds is not None and not seconds > 0:
                 msg = f"{name} must be more than 0 seconds, not {seconds}"
                 raise ValueError(msg)
-        initial: tuple[Backend, ...] = ()
+        members: tuple[Backend, ...] | None = None
         if backends is not None:
             discovery = static = Static(backends)
-            initial = static.backends
-            if not initial:
+            members = static.backends
+            if not members:
                 msg = "a load balancer needs at least one backend"
                 raise ValueError(msg)
-        assert discovery is not None
+        pool = Backends() if pool is None else pool
+        if members is not None:
+            pool.replace(members)
+        super().__init__(pool, selection)
         self._discovery = discovery
-        self._build = selection
         self._update_frequency = update_frequency
         self._discovery_timeout = discovery_timeout
+        self._failures = FailureLog(_logger, level=logging.ERROR)
         self._updating = asyncio.Lock()
-        self._snapshot = _Snapshot(
-            initial, frozenset(b.addr for b in initial), frozenset(), selection(initial)
+        self.health = (
+            None
+            if health_check is None
+            else HealthChecker(pool, health_check, frequency=health_check_frequency)
         )
         self.last_update_timing: UpdateTiming | None = None
-
-    def __repr__(self) -> str:
-        snapshot = self._snapshot
-        return (
-            f"<{type(self).__name__} {len(snapshot.backends)} backends,"
-            f" {len(snapshot.disabled)} disabled>"
-        )
-
-    # ---------------------------------------------------------------------- choosing
-
-    @property
-    def backends(self) -> tuple[Backend, ...]:
-        """All backends there are now, disabled and drained ones included."""
-        return self._snapshot.backends
-
-    def select(self, key: bytes, max_iterations: int) -> Backend | None:
-        """Choose a backend that is ready to be used.
-
-        Args:
-            key: What to choose by, such as the path or the client's address; ignored by
-                selections that need none.
-            max_iterations: How many candidates to look at, at least 0; repeated ones count.
-
-        Returns:
-            The backend, or None if none of the candidates is ready.
-        """
-        snapshot = self._snapshot
-        disabled = snapshot.disabled
-        for backend in islice(snapshot.selection.iter(key), max_iterations):
-            # Hashing an address takes longer than all the rest of this method.
-            if not disabled or backend.addr not in disabled:
-                return backend
-        return None
-
-    def select_with(
-        self, key: bytes, max_iterations: int, accept: Callable[[Backend, bool], bool]
-    ) -> Backend | None:
-        """Choose a backend by a rule of your own.
-
-        Args:
-            key: What to choose by.
-            max_iterations: How many candidates to look at, at least 0; repeated ones count.
-            accept: Called with each distinct candidate and whether it is ready; True takes it.
-
-        Returns:
-            The first backend accepted, or None.
-        """
-        snapshot = self._snapshot
-        seen: set[PeerAddress] = set()
-        for backend in islice(snapshot.selection.iter(key), max_iterations):
-            addr = backend.addr
-            if addr in seen:
-                continue
-            seen.add(addr)
-            if accept(backend, addr not in snapshot.disabled):
-                return backend
-        return None
-
-    def is_ready(self, backend: Backend) -> bool:
-        """Tell whether a backend may be chosen.
-
-        Args:
-            backend: The backend; its address counts.
-
-        Returns:
-            True if there is a backend of this address and it is enabled.
-        """
-        snapshot = self._snapshot
-        return backend.addr in snapshot.addresses and backend.addr not in snapshot.disabled
 
     def set_enable(self, backend: Backend, enabled: bool) -> None:  # noqa: FBT001  # as upstream
         """Take a backend out of rotation, or back in.
@@ -216,11 +157,7 @@ class LoadBalancer(BackgroundService):
             backend: The backend; its address counts. An unknown one is ignored.
             enabled: False to take it out.
         """
-        snapshot = self._snapshot
-        if backend.addr in snapshot.addresses:
-            this = {backend.addr}
-            disabled = snapshot.disabled - this if enabled else snapshot.disabled | this
-            self._snapshot = replace(snapshot, disabled=disabled)
+        self.pool.set_enabled(backend.addr, enabled)
 
     # ---------------------------------------------------------------------- updating
 
@@ -228,76 +165,113 @@ class LoadBalancer(BackgroundService):
         """Ask the discovery which backends there are now.
 
         A failure is logged and changes nothing. Calls that overlap are served one after the other.
-        On cancellation nothing has changed.
 
         Returns:
             True if the discovery answered, whether or not that changed anything.
         """
+        if self._discovery is None:
+            return True
+        began = time.perf_counter()
         async with self._updating:
             try:
                 async with asyncio.timeout(self._discovery_timeout):
-                    began = time.perf_counter()
                     found = await self._discovery.discover()
-                    discovered = time.perf_counter()
-                changed = self._apply(found)
-            except Exception as error:
-                # Whatever a discovery raises must not end the loop that would try again.
-                _logger.error(
-                    "the update of the backends failed, the last %d stay: %s",
-                    len(self._snapshot.backends),
-                    str(error) or type(error).__name__,
-                    exc_info=None if isinstance(error, Error | TimeoutError) else error,
-                )
+            except Exception as error:  # noqa: BLE001  # told in the log, and tried again
+                self._tell(error)
                 return False
-            built = time.perf_counter() - discovered if changed else 0.0
-            self.last_update_timing = UpdateTiming(discovered - began, built)
-            return True
+            return await self._apply(found, time.perf_counter() - began)
 
-    def _apply(self, found: Discovered) -> bool:
-        """Make a new snapshot of what was found, if it differs.
+    async def _take(self, found: Discovered) -> bool:
+        async with self._updating:
+            return await self._apply(found, 0.0)
+
+    async def _apply(self, found: Discovered, discovery_duration: float) -> bool:
+        """Make what was found the set, and build the selection for it.
 
         Returns:
-            True if the set of backends changed.
+            True unless that failed.
         """
-        before = self._snapshot
-        backends = distinct_backends(found.backends)
-        addresses = frozenset(backend.addr for backend in backends)
-        turned_off = {addr for addr, enabled in found.enabled.items() if not enabled}
-        turned_on = found.enabled.keys() - turned_off
-        disabled = ((before.disabled | turned_off) - turned_on) & addresses
-        if backends == before.backends:
-            self._snapshot = replace(before, disabled=disabled)
+        began = time.perf_counter()
+        before = len(self.pool.current)
+        self._is_held = is_cancelled = True
+        try:
+            steps = self.pool.replacing(found.backends, found.enabled)
+            has_changed = await Slices(steps).finish_in_slices()
+            has_built = await self.catch_up()
+            is_cancelled = False
+        except Exception as error:  # noqa: BLE001  # told in the log, and tried again
+            is_cancelled = False
+            self._tell(error)
             return False
-        self._snapshot = _Snapshot(backends, addresses, disabled, self._build(backends))
-        if not any(backend.weight for backend in backends):
-            _logger.warning(
-                "no backend can be chosen: %d found, all of weight 0"
-                if backends
-                else "no backend can be chosen: %d found",
-                len(backends),
-            )
-        _logger.info("%d backends now, %d before", len(backends), len(before.backends))
+        finally:
+            self._is_held = False
+            if is_cancelled:
+                # The set may have changed already; nobody else would build for it.
+                self._follow(self.pool)
+        built = time.perf_counter() - began if has_built else 0.0
+        self.last_update_timing = UpdateTiming(discovery_duration, built)
+        if has_changed:
+            backends = self.pool.current
+            if not any(backend.weight for backend in backends):
+                _logger.warning(
+                    "no backend can be chosen: %d found, all of weight 0"
+                    if backends
+                    else "no backend can be chosen: %d found",
+                    len(backends),
+                )
+            _logger.info("%d backends now, %d before", len(backends), before)
         return True
 
+    def _tell(self, error: Exception) -> None:
+        what = f"the update of the backends failed, the last {len(self.backends)} stay"
+        self._failures.write(what, error)
+
+    # ---------------------------------------------------------------------- as a service
+
     async def start(self, shutdown: ShutdownWatch) -> None:
-        """Keep the backends up to date until the server stops.
+        """Keep the backends up to date, and check their health, until the server stops.
 
         Args:
             shutdown: Tells when that is.
         """
-        await keep_updated(self.update, self._update_frequency, shutdown, _nothing)
+        await until_shutdown(self._serve(shutdown, ServiceReadyNotifier()), shutdown)
 
     async def start_with_ready_notifier(
         self, shutdown: ShutdownWatch, ready: ServiceReadyNotifier
     ) -> None:
-        """Keep the backends up to date; ready after the first update.
+        """Keep the backends up to date, and check their health.
 
         Args:
             shutdown: Tells when the server stops.
-            ready: Told once the discovery has answered, or failed, for the first time.
+            ready: Told once the discovery has answered, or failed, for the first time; with a
+                health check without which no backend is used, once each has been checked.
         """
-        await keep_updated(self.update, self._update_frequency, shutdown, ready.notify_ready)
+        await until_shutdown(self._serve(shutdown, ready), shutdown)
 
+    async def _serve(self, shutdown: ShutdownWatch, ready: ServiceReadyNotifier) -> None:
+        async with asyncio.TaskGroup() as tasks:
 
-def _nothing() -> None:
-    pass
+            def go_on() -> None:
+                if self.health is None:
+                    ready.notify_ready()
+                else:
+                    tasks.create_task(self.health.start_with_ready_notifier(shutdown, ready))
+
+            await self._keep_updated(go_on)
+
+    async def _keep_updated(self, on_first_update: Callable[[], None]) -> None:
+        discovery = self._discovery
+        try:
+            if self._update_frequency is None and isinstance(discovery, WatchableDiscovery):
+                await keep_watching(
+                    discovery,
+                    self._take,
+                    self._tell,
+                    on_first_update,
+                    timeout=self._discovery_timeout,
+                )
+            else:
+                await keep_asking(self.update, self._update_frequency, on_first_update)
+        finally:
+            if isinstance(discovery, ClosableDiscovery):
+                await discovery.close()

@@ -8,14 +8,14 @@ repeated from memory. Servers of one weight take turns among themselves, so one 
 per distinct weight is enough; the result is the same.
 
 A round that is too long to be kept (weights in the thousands without a common divisor) is spread in
-another way: of a round's length 1, a server of weight w is due at 1/2w, 3/2w, 5/2w …, and a heap
-tells who is next, however many servers there are.
+another way: in rounds of the length 1, a server of weight w is due at 1/2w, 3/2w, 5/2w …, and a
+heap tells who is next, however many servers there are.
 """
 
 from __future__ import annotations
 
 import math
-from heapq import heapify, heappop, heapreplace
+from heapq import heapreplace
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Final, final
 
@@ -113,14 +113,10 @@ def _smooth_round(backends: Sequence[Backend], divisor: int) -> Iterator[Backend
 
 def _spread_rounds(backends: Sequence[Backend], divisor: int) -> Iterator[Backend]:
     weights = [backend.weight // divisor for backend in backends]
+    # Ascending, as a heap is, whatever the order of equal ones.
+    due = sorted((0.5 / weight, index, 0) for index, weight in enumerate(weights))
     while True:
-        due = [(0.5 / weight, index, 0) for index, weight in enumerate(weights)]
-        heapify(due)
-        while due:
-            _, index, turn = due[0]
-            yield backends[index]
-            turn += 1
-            if turn < weights[index]:
-                heapreplace(due, ((turn + 0.5) / weights[index], index, turn))
-            else:
-                heappop(due)
+        _, index, turn = due[0]
+        yield backends[index]
+        turn += 1
+        heapreplace(due, ((turn + 0.5) / weights[index], index, turn))

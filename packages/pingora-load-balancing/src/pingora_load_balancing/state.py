@@ -1,0 +1,229 @@
+"""What is known about a backend beside what its discovery says: health, load, latency.
+
+A state is kept by address and lives as long as the address is in the set, whatever becomes of the
+weight and the metadata. Everything here is changed in place, so that a selection that holds the
+state of a backend sees the newest figures without asking anybody.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from pingora_load_balancing.backend import Backend
+
+__all__ = ["BackendState", "Lease", "PoolTotals"]
+
+# Finagle's default: after this many seconds a latency seen once weighs 1/e.
+_LATENCY_DECAY: Final = 10.0
+
+
+@final
+class PoolTotals:
+    """Sums over the backends of one pool, shared by all that look at it.
+
+    Args:
+        clock: Tells the time of the pool in seconds, monotonically.
+
+    Attributes:
+        clock: As given.
+        version: Changes whenever the set or the readiness of a backend does.
+        in_flight: Leases that are out now.
+        active: Backends that are enabled and have a weight.
+        sound: How many of the active ones are healthy and not ejected.
+    """
+
+    __slots__ = ("active", "clock", "in_flight", "sound", "version")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.version = 0
+        self.in_flight = 0
+        self.active = 0
+        self.sound = 0
+
+    def count(self, state: BackendState) -> None:
+        """Take a backend into `active` and `sound`.
+
+        Args:
+            state: Its state.
+        """
+        if state.is_enabled and state.backend.weight:
+            self.active += 1
+            self.sound += state.is_healthy and not state.is_ejected
+
+    def uncount(self, state: BackendState) -> None:
+        """Take a backend out of `active` and `sound`.
+
+        Args:
+            state: Its state, as it was counted.
+        """
+        if state.is_enabled and state.backend.weight:
+            self.active -= 1
+            self.sound -= state.is_healthy and not state.is_ejected
+
+
+@final
+class BackendState:
+    """What is known about one backend now. Read it; `Backends` changes it.
+
+    Args:
+        backend: The backend.
+        totals: The sums to take part in.
+        is_healthy: Whether it counts as healthy before the first check.
+        since: When it became ready, if it is.
+
+    Attributes:
+        backend: The backend, with the weight and metadata of the last update.
+        is_healthy: What the health checks say.
+        is_enabled: What the discovery and the operator say.
+        is_ejected: Taken out because of what requests met, for the time being.
+        is_open: The circuit breaker of the backend refuses requests now.
+        is_ready: It may be chosen: enabled and not open, and also healthy and not ejected unless
+            the pool is in panic.
+        in_flight: Leases that are out now.
+        latency: Peak-sensitive moving average in seconds; None before the first report.
+        latency_at: When `latency` was last brought up to date, on the pool's clock.
+        since: When it last became healthy, enabled, not ejected and not open all at once, on the
+            pool's clock; minus infinity if it was so from the start, and needs no warming up.
+    """
+
+    __slots__ = (
+        "backend",
+        "in_flight",
+        "is_ejected",
+        "is_enabled",
+        "is_healthy",
+        "is_open",
+        "is_ready",
+        "latency",
+        "latency_at",
+        "since",
+        "totals",
+    )
+
+    def __init__(
+        self,
+        backend: Backend,
+        totals: PoolTotals | None = None,
+        *,
+        is_healthy: bool = True,
+        since: float = -math.inf,
+    ) -> None:
+        self.backend = backend
+        self.totals = PoolTotals() if totals is None else totals
+        self.is_healthy = is_healthy
+        self.is_enabled = True
+        self.is_ejected = False
+        self.is_open = False
+        self.is_ready = is_healthy
+        self.in_flight = 0
+        self.latency: float | None = None
+        self.latency_at = -math.inf
+        self.since = since
+
+    def __repr__(self) -> str:
+        words = [
+            word
+            for word, holds in (
+                ("unhealthy", not self.is_healthy),
+                ("disabled", not self.is_enabled),
+                ("ejected", self.is_ejected),
+                ("open", self.is_open),
+            )
+            if holds
+        ]
+        condition = " ".join(words) or "ready"
+        return f"<{type(self).__name__} {self.backend} {condition}, {self.in_flight} in flight>"
+
+    def observe_latency(self, latency: float, now: float, decay: float = _LATENCY_DECAY) -> None:
+        """Take one measurement into the average.
+
+        A higher one is believed at once, lower ones only over time, so that a backend that
+        becomes slow is noticed with its first slow answer.
+
+        Args:
+            latency: Seconds.
+            now: The time on the pool's clock, in seconds.
+            decay: Seconds after which what was known before weighs 1/e.
+
+        Source: Finagle, finagle-core/src/main/scala/com/twitter/finagle/loadbalancer/PeakEwma.scala.
+        """
+        before = self.latency
+        if before is None or latency > before:
+            self.latency = latency
+        else:
+            kept = math.exp(-max(now - self.latency_at, 0.0) / decay)
+            self.latency = before * kept + latency * (1.0 - kept)
+        self.latency_at = now
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nobody has anything against it: it is ready without any panic."""
+        return self.is_healthy and self.is_enabled and not self.is_ejected and not self.is_open
+
+    def settle(self, *, in_panic: bool) -> None:
+        """Bring `is_ready` up to date.
+
+        Args:
+            in_panic: Whether the pool disregards health and ejection now.
+        """
+        self.is_ready = (
+            self.is_enabled
+            and not self.is_open
+            and (in_panic or (self.is_healthy and not self.is_ejected))
+        )
+
+    def leave(self) -> None:
+        """Take no part in the sums of the pool any more; leases that are out count alone."""
+        totals = PoolTotals(self.totals.clock)
+        totals.in_flight = self.in_flight
+        self.totals.in_flight -= self.in_flight
+        self.totals = totals
+
+
+@final
+class Lease:
+    """One request on its way at a backend, counted there until it is released.
+
+    Args:
+        state: The state of the backend.
+
+    Attributes:
+        backend: The backend, as it was when the lease was taken.
+
+    Examples:
+        >>> from pingora_load_balancing import BackendSet
+        >>> [state] = BackendSet.of(["10.0.0.1:80"]).states
+        >>> with Lease(state):
+        ...     state.in_flight
+        1
+        >>> state.in_flight
+        0
+    """
+
+    __slots__ = ("_state", "backend")
+
+    def __init__(self, state: BackendState) -> None:
+        self._state: BackendState | None = state
+        self.backend = state.backend
+        state.in_flight += 1
+        state.totals.in_flight += 1
+
+    def release(self) -> None:
+        """End it; again does nothing."""
+        state, self._state = self._state, None
+        if state is not None:
+            state.in_flight -= 1
+            state.totals.in_flight -= 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
