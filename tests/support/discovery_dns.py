@@ -134,6 +134,17 @@ class DnsResponder:
             writer.transport.abort()
         await self._server.wait_closed()
 
+    def answer_datagram(self, wire: bytes, client: tuple[str | object, int]) -> None:
+        """Answer a question that came over UDP.
+
+        Args:
+            wire: The question.
+            client: Who asks.
+        """
+        answer = self.answer(wire, "udp")
+        if answer is not None and self._transport is not None:
+            self._transport.sendto(answer, client)
+
     def answer(self, wire: bytes, transport: str) -> bytes | None:
         """Answer one question.
 
@@ -207,13 +218,6 @@ class DnsResponder:
 class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, responder: DnsResponder) -> None:
         self._responder = responder
-        self._transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
-        answer = self._responder.answer(data, "udp")
-        if answer is not None and self._transport is not None:
-            self._transport.sendto(answer, addr)
+        self._responder.answer_datagram(data, addr)

@@ -265,9 +265,9 @@ class KubernetesStandIn:
         generation, seen = self._generation, self._told
         lines = [line for _, number, line in self._events if number > version]
         while True:
-            if not exchange.connection.is_open:
-                return
             for line in lines:
+                if exchange.connection.writer.transport.is_closing():
+                    raise ConnectionResetError
                 await exchange.send_chunk(line)
             if generation != self._generation:
                 break

@@ -20,11 +20,14 @@ __all__ = ["PROGRAMS", "install", "missing_packages"]
 # Program looked for -> Debian package that brings it.
 PROGRAMS = {
     "curl": "curl",
+    "dnsmasq": "dnsmasq-base",
     "git": "git",
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx-light",
     "openssl": "openssl",
+    "redis-server": "redis-server",
+    "systemd-analyze": "systemd",
     "taskset": "util-linux",
     "testssl": "testssl.sh",
     "wrk": "wrk",

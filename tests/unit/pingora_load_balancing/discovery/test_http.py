@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +24,8 @@ from tests.support.origin import Origin
 from tests.support.origin_steps import close, hang, reply, reset, send, sequence
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.origin import Exchange, Handler
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -159,7 +160,7 @@ async def test_nobody_there(authority: CertificateAuthority) -> None:
     async with Origin(reply()) as origin:
         address = url(origin, "/list?key=hidden")
     async with HttpDiscovery(address) as source:
-        with pytest.raises(Error, match="ConnectRefused context: GET .*/list cause") as failure:
+        with pytest.raises(Error, match=r"ConnectRefused context: GET .*/list cause") as failure:
             await source.discover()
 
     assert "hidden" not in str(failure.value) + repr(source)
@@ -219,10 +220,12 @@ async def test_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     access = HttpAccess(token_file=str(token_file), headers=(("X-Key", "s3cret-2"),))
     async with Origin(reply("401 No")) as origin:
         async with HttpDiscovery(url(origin), access=access) as source:
+            told = ""
             for text in ("s3cret-1", "s3cret-3"):
                 token_file.write_text(text)
                 with pytest.raises(Error, match="401, the token is not accepted") as failure:
                     await source.discover()
+                told += str(failure.value)
             token_file.write_bytes(b"s3cret\nInjected: 1")
             with pytest.raises(Error, match="holds no token") as unusable:
                 await source.discover()
@@ -230,7 +233,7 @@ async def test_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         assert shown == ["Bearer s3cret-1", "Bearer s3cret-3"]
         assert origin.requests[0].get("x-key") == "s3cret-2"
 
-    told = caplog.text + str(failure.value) + str(unusable.value) + repr(source) + repr(access)
+    told += caplog.text + str(unusable.value) + repr(source) + repr(access)
     assert "s3cret" not in told
 
 
@@ -247,7 +250,7 @@ async def test_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
 )
 def test_bad_urls(bad: str) -> None:
     """What is no URL of ours is refused, and not repeated in full: it may hold a secret."""
-    with pytest.raises(ValueError, match="URL|port|address|Port") as error:
+    with pytest.raises(ValueError, match=r"URL|port|address|Port") as error:
         HttpDiscovery(bad)
 
     assert "s3cret" not in str(error.value)

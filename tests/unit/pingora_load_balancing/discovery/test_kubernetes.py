@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,10 +15,14 @@ from pingora_load_balancing.discovery import (
     KubernetesEndpoint,
     SourceOptions,
 )
-from tests.support.certificates import CertificateAuthority
 from tests.support.discovery_kubernetes import KubernetesStandIn, endpoint, endpoint_slice
 from tests.support.discovery_watch import FakeTime, addresses, watching
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.certificates import CertificateAuthority
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
