@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core.modules import (
+    Answer,
     HttpModule,
     HttpModuleBuilder,
     HttpModules,
@@ -37,8 +38,9 @@ class _Marks(HttpModule):
     name = "?"
     downstream: Downstream | None = None
 
-    async def request_header_filter(self, request: RequestHeader) -> None:
+    async def request_header_filter(self, request: RequestHeader) -> Answer | None:
         request.append_header("Seen", self.name)
+        return None
 
     async def request_body_filter(self, body: bytes | None, end: bool) -> bytes | None:
         return self._mark(body, end)
@@ -281,3 +283,52 @@ def test_a_builder_that_makes_something_else_is_misuse() -> None:
 
     with pytest.raises(TypeError, match="builder of _A made a _B"):
         modules.build_ctx()
+
+
+class _Answering(_Marks):
+    name = "answer"
+
+    async def request_header_filter(self, request: RequestHeader) -> Answer | None:
+        await super().request_header_filter(request)
+        return Answer(ResponseHeader(429), b"no")
+
+    def error_page_filter(self, response: ResponseHeader) -> None:
+        response.append_header("Seen", self.name)
+
+
+async def test_an_answer_ends_the_way_of_a_request() -> None:
+    """Modules that run later do not see the request, but all of them see responses."""
+    modules = HttpModules()
+    for kind in (_A, _Answering, _B):
+        modules.add_module(_Builder(kind))
+    ctx = modules.build_ctx()
+    request = RequestHeader("GET", "/")
+
+    answer = await ctx.request_header_filter(request)
+
+    assert answer is not None
+    assert (answer.header.status, answer.body) == (429, b"no")
+    assert request.get_all("seen") == ["a", "answer"]
+    await ctx.response_header_filter(answer.header, end=False)
+    assert answer.header.get_all("seen") == ["a False", "answer False", "b False"]
+
+
+async def test_without_an_answer_a_request_goes_on() -> None:
+    """As with all modules that only look, or change something."""
+    modules = HttpModules()
+    for kind in (_A, _B):
+        modules.add_module(_Builder(kind))
+
+    assert await modules.build_ctx().request_header_filter(RequestHeader("GET", "/")) is None
+
+
+def test_error_pages_pass_a_filter_of_their_own() -> None:
+    """Modules that have none leave them alone."""
+    modules = HttpModules()
+    for kind in (_A, _Answering):
+        modules.add_module(_Builder(kind))
+    page = ResponseHeader(502)
+
+    modules.build_ctx().error_page_filter(page)
+
+    assert page.get_all("seen") == ["answer"]

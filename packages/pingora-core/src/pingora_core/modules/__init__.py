@@ -1,5 +1,6 @@
 """HTTP modules: reusable filters of a service."""
 
+from pingora_core.modules.chain import HttpModuleCtx, HttpModules
 from pingora_core.modules.client_cert import (
     ClientCert,
     ClientCertBuilder,
@@ -8,15 +9,12 @@ from pingora_core.modules.client_cert import (
 from pingora_core.modules.compression import ResponseCompression, ResponseCompressionBuilder
 from pingora_core.modules.forwarded import Forwarded, ForwardedBuilder, ForwardedPolicy
 from pingora_core.modules.grpc_web import GrpcWebBridge, GrpcWebBridgeBuilder
-from pingora_core.modules.module import (
-    Downstream,
-    HttpModule,
-    HttpModuleBuilder,
-    HttpModuleCtx,
-    HttpModules,
-)
+from pingora_core.modules.module import Answer, Downstream, HttpModule, HttpModuleBuilder
+from pingora_core.modules.rate_limit import RateLimiter, RateLimiterBuilder, RateLimitRefusal
+from pingora_core.modules.rate_limit_policy import RateLimitCounts, RateLimitPolicy
 
 __all__ = [
+    "Answer",
     "ClientCert",
     "ClientCertBuilder",
     "Downstream",
@@ -29,6 +27,11 @@ __all__ = [
     "HttpModuleBuilder",
     "HttpModuleCtx",
     "HttpModules",
+    "RateLimitCounts",
+    "RateLimitPolicy",
+    "RateLimitRefusal",
+    "RateLimiter",
+    "RateLimiterBuilder",
     "ResponseCompression",
     "ResponseCompressionBuilder",
     "forward_client_certificate",
