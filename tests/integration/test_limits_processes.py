@@ -220,7 +220,7 @@ def test_what_a_dead_process_had_in_flight_is_released(
         dying.call("begin", "a", 5)
         for number in range(200):  # more than the table has room for
             dying.call("begin", f"{number}")
-        assert other.call("begin", "a") == 6
+        assert other.number("begin", "a") >= 6
         assert other.number("get", "7") >= 1
 
         dying.kill()

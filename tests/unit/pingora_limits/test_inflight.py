@@ -108,7 +108,6 @@ def test_keys_beyond_the_room_are_estimated(make: AnyInflight) -> None:
     guards = [inflight.incr(key, key + 1)[0] for key in range(40)]
 
     assert all(inflight.get(key) >= key + 1 for key in range(40))
-    assert [inflight.get(key) for key in range(4)] >= [1, 2, 3, 4]
     for guard in guards:
         guard.release()
 

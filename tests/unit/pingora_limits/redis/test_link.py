@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from pingora_limits.redis import RedisInflight, RedisRate, RedisSlidingWindow, RedisTokenBucket
 from pingora_limits.redis._link import Link, Script, as_list, as_number, as_numbers
 from tests.support.clock import FakeClock
+from tests.support.waiting import eventually
 
 _SCRIPT = Script("return {1}")
 
@@ -94,6 +96,64 @@ async def test_an_answer_that_does_not_come() -> None:
 
     assert await _run(link) is None
     assert link.is_away
+
+
+class _Stubborn:
+    """Does not end when it is cancelled, as happens to clients in Python 3.11; then it fails."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.end = asyncio.Event()
+
+    async def execute_command(self, *_: bytes | str | float) -> object:
+        self.asked += 1
+        while not self.end.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.end.wait()
+        raise ConnectionResetError
+
+
+async def test_a_client_that_does_not_end_holds_nobody_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The deadline holds, the task that asks can be cancelled, and it is not asked again."""
+    client, clock = _Stubborn(), FakeClock()
+    link = Link(client, timeout=0.01, name="a", clock=clock)
+
+    assert await _run(link) is None
+    clock.advance(link.pause)
+    assert await _run(link) is None
+    await link.settle()
+    assert (client.asked, link.failures) == (1, 2)
+    client.end.set()
+    await link.settle()
+
+    client.end.clear()
+    link.timeout = 30.0
+    clock.advance(link.pause)
+    asking = asyncio.create_task(_run(link))
+    await eventually(lambda: client.asked == 2)
+    asking.cancel()
+    await asyncio.wait([asking], timeout=10)
+    assert asking.cancelled()
+    client.end.set()
+    await link.settle()
+    assert (client.asked, link.failures) == (2, 2)
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+
+
+async def test_a_client_that_is_cancelled_by_others_is_a_failure() -> None:
+    """It does not look as if whoever asks was cancelled."""
+
+    class _Closing:
+        async def execute_command(self, *_: bytes | str | float) -> object:
+            raise asyncio.CancelledError
+
+    link = Link(_Closing(), timeout=5.0, name="a")
+
+    assert await _run(link) is None
+    assert link.is_away
+    await link.settle()
 
 
 async def test_redis_is_left_alone_while_it_is_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
 
 from pingora_limits.shared._own import OwnTable
 from pingora_limits.shared._tables import MOST, find, mark_at, slots_for, sum_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SIZE = 64
 
@@ -90,6 +94,55 @@ def test_a_count_does_not_run_over() -> None:
         table.add(5, 1)
 
     assert find(cells, 3, _SIZE, 5) == (8, MOST)
+
+
+class _Interrupted:
+    """Cells that let something happen once, when they have been read so many times."""
+
+    def __init__(self, reads: int, interrupt: Callable[[], object]) -> None:
+        self.cells = memoryview(bytearray(8 * _SIZE)).cast("Q")
+        self.reads = reads
+        self.interrupt = interrupt
+        self.is_armed = False
+
+    def __getitem__(self, index: int) -> int:
+        value = self.cells[index]
+        if self.is_armed:
+            self.reads -= 1
+            if self.reads < 0:
+                self.is_armed = False
+                self.interrupt()
+        return value
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.cells[index] = value
+
+
+@pytest.mark.parametrize("released", [0, 1, 2])
+@pytest.mark.parametrize(
+    # A search for the nth key reads the home, and then one cell after the other.
+    ("wanted", "reads"),
+    [(wanted, reads) for wanted in range(4) for reads in range(1, wanted + 2)],
+)
+def test_a_release_in_the_middle_of_a_search(reads: int, released: int, wanted: int) -> None:
+    """A garbage collection releases a key while the place of another, or its own, is looked for."""
+    hashes = [(mark << 41) + 7 for mark in range(1, 5)]  # all at home in cell 7
+    cells = _Interrupted(reads, lambda: table.add(hashes[released], -1))
+    table = OwnTable(cells, 0, size=_SIZE, capacity=_SIZE)  # type: ignore[arg-type]
+    for hashed in hashes[:3]:
+        table.put(hashed, 1)
+    cells.is_armed = True
+
+    table.put(hashes[wanted], 1)
+
+    assert not cells.is_armed
+    truth = {index: int(index < 3) - (index == released) + (index == wanted) for index in range(4)}
+    found = {index: sum_up(cells.cells, (0,), _SIZE, hashes[index]) for index in range(4)}
+    assert found == truth
+    for index, count in truth.items():
+        if count:
+            assert table.add(hashes[index], -count) == 0
+    assert not any(cells.cells)
 
 
 def test_a_full_neighbourhood_is_told() -> None:
