@@ -218,6 +218,9 @@ class Exchange(RequestHalf[CTX]):
     # ---------------------------------------------------------------- upgrade
 
     def _switch_protocols(self, *, is_websocket: bool) -> None:
+        if self._session.load_permit is not None:
+            # Where it has become a tunnel it is no request any more, however long it lasts.
+            self._session.load_permit.release()
         self._up.read_timeout = UPGRADED_IDLE
         self._down.watch_disconnect(None)
         kind = WebSocketTunnel if is_websocket else Tunnel

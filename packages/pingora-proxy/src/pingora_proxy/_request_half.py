@@ -12,7 +12,7 @@ from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
 
 if TYPE_CHECKING:
-    from pingora_core.modules.module import HttpModuleCtx
+    from pingora_core.modules.chain import HttpModuleCtx
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_proxy._overrides import Overrides

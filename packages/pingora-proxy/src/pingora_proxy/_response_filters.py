@@ -13,7 +13,7 @@ from pingora_proxy.hooks import CTX
 from pingora_proxy.outcome import Delayed
 
 if TYPE_CHECKING:
-    from pingora_core.modules.module import HttpModuleCtx
+    from pingora_core.modules.chain import HttpModuleCtx
     from pingora_core.protocols.http.compression import ResponseCompressionCtx
     from pingora_http import HeaderMap, ResponseHeader
     from pingora_proxy._overrides import Overrides

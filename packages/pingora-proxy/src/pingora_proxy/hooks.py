@@ -20,7 +20,7 @@ from pingora_proxy.outcome import FailToProxy
 from pingora_proxy.status import default_status
 
 if TYPE_CHECKING:
-    from pingora_core.modules.module import HttpModules
+    from pingora_core.modules.chain import HttpModules
     from pingora_core.protocols.digest import Digest
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error

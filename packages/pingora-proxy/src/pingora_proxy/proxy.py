@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Generic
 
 from pingora_core.apps.http_app import HttpServerApp
 from pingora_core.connectors.http.connector import Connector
-from pingora_core.modules.module import HttpModules
+from pingora_core.modules.chain import HttpModules
+from pingora_core.protocols.http.subrequest import SubrequestSession
 from pingora_error import Error, ErrorType, HTTPStatus, RetryType
 from pingora_proxy._exchange import Exchange
 from pingora_proxy._overrides import Overrides
@@ -26,6 +27,8 @@ from pingora_proxy.subrequest import SubrequestSpawner
 
 if TYPE_CHECKING:
     from pingora_core.apps.http_app import HttpServerOptions
+    from pingora_core.apps.load_shedding import LoadShedder, RequestPermit
+    from pingora_core.modules.chain import HttpModuleCtx
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
@@ -50,6 +53,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         server_options: How the service speaks HTTP to its clients.
         max_retries: Attempts per request at most (Pingora's ``max_retries``).
         retry_buffer_size: Bytes of a request body that are kept for a replay.
+        load_shedder: Refuses requests that are too many; None lets all of them in.
 
     Attributes:
         app: The user's object.
@@ -66,8 +70,10 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         server_options: HttpServerOptions | None = None,
         max_retries: int = 16,
         retry_buffer_size: int = 65536,
+        load_shedder: LoadShedder | None = None,
     ) -> None:
         self.app = app
+        self.load_shedder = load_shedder
         self.connector = connector or Connector()
         if server_options is not None:
             self.server_options = server_options
@@ -100,32 +106,42 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             Whether the connection can carry another request.
         """
         error: Error | None = None
+        permit: RequestPermit | None = None
         try:
             if not await session.read_request():
                 return False
         except Error as bad_request:
             error = bad_request
-        own = Session(session, self._modules, shutdown)
-        ctx = self.app.new_ctx()
-        if self._overrides.response_filter:
-            self._filter_pages(own, ctx)
-        if error is None:
-            try:
-                # Where nothing happens before the upstream is chosen, no coroutine is made for it.
-                if (
-                    self._is_plain
-                    and own.active_modules is None
-                    and session.request.raw_method != b"CONNECT"
-                ) or not await self._before_upstream(own, ctx):
-                    await self._proxy_with_retries(own, ctx)
-            except Error as failure:
-                error = failure
-            except Exception as failure:  # noqa: BLE001 - a callback may raise anything
-                error = as_error(failure, own.phase)
-        alive = error is None or await self._fail(own, error, ctx)
-        if self._overrides.logging:
-            await self._log(own, error, ctx)
-        return alive and await self._finish(own, ctx)
+        shedder = self.load_shedder
+        if shedder is not None and error is None and not isinstance(session, SubrequestSession):
+            permit = shedder.admit(session.request)
+            if permit is None:
+                return await shedder.refuse(session)
+        try:
+            own = Session(session, self._modules, shutdown, permit)
+            ctx = self.app.new_ctx()
+            if self._overrides.response_filter:
+                self._filter_pages(own, ctx)
+            if error is None:
+                try:
+                    # Where nothing happens before the upstream is chosen, no coroutine is made for it.
+                    if (
+                        self._is_plain
+                        and own.active_modules is None
+                        and session.request.raw_method != b"CONNECT"
+                    ) or not await self._before_upstream(own, ctx):
+                        await self._proxy_with_retries(own, ctx)
+                except Error as failure:
+                    error = failure
+                except Exception as failure:  # noqa: BLE001 - a callback may raise anything
+                    error = as_error(failure, own.phase)
+            alive = error is None or await self._fail(own, error, ctx)
+            if self._overrides.logging:
+                await self._log(own, error, ctx)
+            return alive and await self._finish(own, ctx)
+        finally:
+            if permit is not None:
+                permit.release(session.response_written)
 
     async def _before_upstream(self, session: Session, ctx: CTX) -> bool:
         # The phases before an upstream is chosen; says whether one of them answered.
@@ -147,9 +163,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             if await app.allow_spawning_subrequest(session, ctx):
                 session.subrequest_spawner = self._subrequests
         modules = session.active_modules
-        if modules is not None:
-            session.phase = "modules' request_header_filter"
-            await modules.request_header_filter(downstream.request)
+        if modules is not None and await _answered(session, modules):
+            return True
         if overrides.request_filter:
             session.phase = "request_filter"
             if await app.request_filter(session, ctx):
@@ -306,6 +321,17 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             await self.app.response_filter(session, header, ctx)
 
         session.set_page_filter(filter_page)
+
+
+async def _answered(session: Session, modules: HttpModuleCtx) -> bool:
+    # Sends the request head through the modules; says whether one of them has answered.
+    session.phase = "modules' request_header_filter"
+    answer = await modules.request_header_filter(session.req_header)
+    if answer is None:
+        return False
+    session.phase = "a module's answer"
+    await session.write_answer(answer)
+    return True
 
 
 def _forbid_unsafe_replay(error: Error, session: Session, upstream: ClientSession) -> None:

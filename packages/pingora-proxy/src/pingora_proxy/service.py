@@ -15,6 +15,7 @@ from pingora_core.services.listening import Service
 from pingora_proxy.proxy import HttpProxy
 
 if TYPE_CHECKING:
+    from pingora_core.apps.load_shedding import LoadShedder
     from pingora_core.conf import ServerConf
     from pingora_core.connectors.options import ConnectorOptions
     from pingora_proxy.hooks import ProxyHttp
@@ -30,6 +31,7 @@ def http_proxy(
     *,
     server_options: HttpServerOptions | None = None,
     retry_buffer_size: int = 65536,
+    load_shedder: LoadShedder | None = None,
 ) -> HttpProxy[CTX]:
     """Make a proxy application without a service, for listeners of your own.
 
@@ -38,6 +40,7 @@ def http_proxy(
         app: Your callbacks.
         server_options: How clients are spoken to; None for the defaults.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
+        load_shedder: Refuses requests that are too many; None lets all of them in.
 
     Returns:
         The application.
@@ -47,12 +50,14 @@ def http_proxy(
             http1=Http1Options(parser=get_parser(conf.http1_parser)),
             http2=Http2Options(engine=conf.http2_engine),
         )
-    return _ConfiguredProxy(
+    proxy = _ConfiguredProxy(
         app,
         server_options=server_options,
         retry_buffer_size=retry_buffer_size,
         conf=conf,
     )
+    proxy.load_shedder = load_shedder
+    return proxy
 
 
 class _ConfiguredProxy(HttpProxy[CTX]):
@@ -118,6 +123,7 @@ def http_proxy_service(
     name: str = "Pingora HTTP Proxy Service",
     server_options: HttpServerOptions | None = None,
     retry_buffer_size: int = 65536,
+    load_shedder: LoadShedder | None = None,
 ) -> Service[HttpProxy[CTX]]:
     """Make a proxy service; add listeners to it and add it to a server.
 
@@ -127,11 +133,16 @@ def http_proxy_service(
         name: Name of the service, for logs.
         server_options: How clients are spoken to; None for the defaults.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
+        load_shedder: Refuses requests that are too many; None lets all of them in.
 
     Returns:
         The service.
     """
     proxy = http_proxy(
-        conf, app, server_options=server_options, retry_buffer_size=retry_buffer_size
+        conf,
+        app,
+        server_options=server_options,
+        retry_buffer_size=retry_buffer_size,
+        load_shedder=load_shedder,
     )
     return Service(name, proxy)

@@ -10,7 +10,9 @@ from pingora_core.protocols.http.subrequest import SubrequestSession
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pingora_core.modules.module import HttpModuleCtx, HttpModules
+    from pingora_core.apps.load_shedding import RequestPermit
+    from pingora_core.modules.chain import HttpModuleCtx, HttpModules
+    from pingora_core.modules.module import Answer
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.client import ClientSession
@@ -46,9 +48,11 @@ class Session:
         downstream_session: The client's side.
         modules: The modules of the service.
         shutdown: Tells when the server stops.
+        load_permit: Its place among the requests in flight, where the service sheds load.
 
     Attributes:
         downstream_session: The client's side, whatever its HTTP version.
+        load_permit: As given.
         phase: Name of the callback or step that runs now; for logs.
         shutdown_note: What the proxy has ended before its time, though properly, because the
             server stops; for logs. None where it has not.
@@ -65,6 +69,7 @@ class Session:
         "_upstream_modules_ctx",
         "_upstream_session",
         "downstream_session",
+        "load_permit",
         "phase",
         "shutdown_note",
         "shutdown_watch",
@@ -72,9 +77,14 @@ class Session:
     )
 
     def __init__(
-        self, downstream_session: ServerSession, modules: ProxyModules, shutdown: ShutdownWatch
+        self,
+        downstream_session: ServerSession,
+        modules: ProxyModules,
+        shutdown: ShutdownWatch,
+        load_permit: RequestPermit | None = None,
     ) -> None:
         self.downstream_session = downstream_session
+        self.load_permit = load_permit
         self.phase = "new_ctx"
         self._modules = modules
         downstream, upstream = modules
@@ -262,7 +272,8 @@ class Session:
         """Answer with an error page; the connection is closed afterwards.
 
         The page passes ``response_filter``, so that clients see the same fields as on any other
-        response. Nothing is sent when a final head was sent already.
+        response, and the modules' ``error_page_filter``. Nothing is sent when a final head was sent
+        already.
 
         Args:
             code: The status.
@@ -272,11 +283,27 @@ class Session:
         if body:
             header.set_content_length(len(body))
         downstream = self.downstream_session
-        if self._page_filter is not None and downstream.response_written is None:
-            await self._page_filter(header)
+        if downstream.response_written is None:
+            if self._page_filter is not None:
+                await self._page_filter(header)
+            if self._modules_ctx is not None:
+                self._modules_ctx.error_page_filter(header)
         await downstream.write_error_response(header, body)
 
     # -------------------------------------------------- for the proxy, not for callbacks
+
+    async def write_answer(self, answer: Answer) -> None:
+        """Send what a module has answered, through ``response_filter`` and the modules.
+
+        Args:
+            answer: The response.
+        """
+        header, body = answer
+        if self._page_filter is not None:
+            await self._page_filter(header)
+        await self.write_response_header(header, end=not body)
+        if body:
+            await self.write_response_body(body, end=True)
 
     def set_page_filter(
         self, page_filter: Callable[[ResponseHeader], Awaitable[None]] | None

@@ -18,6 +18,7 @@ from pingora_core.apps.app import ServerApp
 from pingora_core.protocols.http.v2._server_connection import ServerConnection
 
 if TYPE_CHECKING:
+    from pingora_core.apps.load_shedding import LoadShedder
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.runtime.shutdown import ShutdownWatch
@@ -30,13 +31,18 @@ class HttpServerApp(ServerApp):
 
     Attributes:
         server_options: How the service speaks HTTP to its clients.
+        load_shedder: Refuses requests that are too many, before anything is done for them; None
+            lets all of them in. It may be set while the service runs.
     """
 
     server_options: HttpServerOptions = HttpServerOptions()
+    load_shedder: LoadShedder | None = None
 
     @abstractmethod
     async def process_new_http(self, session: ServerSession, shutdown: ShutdownWatch) -> bool:
         """Serve one request: read its head from the session, answer, finish.
+
+        Whoever implements it asks the ``load_shedder``, if there is one, once the head was read.
 
         Args:
             session: A session on which nothing was read yet.

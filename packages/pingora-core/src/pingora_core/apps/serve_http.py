@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from pingora_core.apps.http_app import HttpServerApp
-from pingora_core.modules.module import HttpModules
+from pingora_core.modules.chain import HttpModules
+from pingora_core.protocols.http.error_page import generate_error
 from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus
 from pingora_http import ResponseHeader
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pingora_core.apps.http_app import HttpServerOptions
-    from pingora_core.modules.module import HttpModuleBuilder, HttpModuleCtx
+    from pingora_core.apps.load_shedding import LoadShedder, RequestPermit
+    from pingora_core.modules.chain import HttpModuleCtx
+    from pingora_core.modules.module import Answer, HttpModuleBuilder
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
 
@@ -75,15 +78,23 @@ class HttpServer(HttpServerApp):
     Args:
         app: What answers.
         server_options: How clients are spoken to.
+        load_shedder: Refuses requests that are too many; None lets all of them in.
 
     Attributes:
         app: What answers.
     """
 
-    def __init__(self, app: ServeHttp, *, server_options: HttpServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        app: ServeHttp,
+        *,
+        server_options: HttpServerOptions | None = None,
+        load_shedder: LoadShedder | None = None,
+    ) -> None:
         self.app = app
         if server_options is not None:
             self.server_options = server_options
+        self.load_shedder = load_shedder
         self._modules = HttpModules()
 
     def add_module(self, builder: HttpModuleBuilder) -> None:
@@ -108,25 +119,38 @@ class HttpServer(HttpServerApp):
         Returns:
             Whether the connection can carry another request.
         """
+        modules: HttpModuleCtx | None = None
+        permit: RequestPermit | None = None
         try:
             if not await session.read_request():
                 return False
-            await self._answer(session)
+            shedder = self.load_shedder
+            if shedder is not None:
+                permit = shedder.admit(session.request)
+                if permit is None:
+                    return await shedder.refuse(session)
+            if self._modules.has_eager:
+                modules = self._modules.build_ctx(session)
+            await self._answer(session, modules)
             return await session.finish()
         except Error as error:
-            await self._fail(session, error)
+            await self._fail(session, error, modules)
         except Exception as error:  # noqa: BLE001 - an application may raise anything
-            await self._fail(session, Error.internal(ErrorType.INTERNAL_ERROR, cause=error))
+            wrapped = Error.internal(ErrorType.INTERNAL_ERROR, cause=error)
+            await self._fail(session, wrapped, modules)
+        finally:
+            if permit is not None:
+                permit.release(session.response_written)
         return False
 
-    async def _answer(self, session: ServerSession) -> None:
+    async def _answer(self, session: ServerSession, modules: HttpModuleCtx | None) -> None:
         if session.request.raw_method == b"CONNECT":
             raise Error.down(HTTPStatus(405), "CONNECT is not supported")
-        modules: HttpModuleCtx | None = None
-        if self._modules.has_eager:
-            modules = self._modules.build_ctx(session)
-            await modules.request_header_filter(session.request)
-        response = await self.app.response(session)
+        response: Response | Answer | None = None
+        if modules is not None:
+            response = await modules.request_header_filter(session.request)
+        if response is None:
+            response = await self.app.response(session)
         header = response.header
         body: bytes | None = response.body
         end = not body
@@ -141,7 +165,9 @@ class HttpServer(HttpServerApp):
         if session.needs_drain:
             await session.drain()
 
-    async def _fail(self, session: ServerSession, error: Error) -> None:
+    async def _fail(
+        self, session: ServerSession, error: Error, modules: HttpModuleCtx | None
+    ) -> None:
         kind = error.etype
         code = kind.code if isinstance(kind, HTTPStatus) else 500
         if code == 500 and error.esource is ErrorSource.DOWNSTREAM:
@@ -160,7 +186,10 @@ class HttpServer(HttpServerApp):
         }:
             session.shutdown()
             return
+        header = generate_error(code)
+        if modules is not None:
+            modules.error_page_filter(header)
         try:
-            await session.respond_error(code)
+            await session.write_error_response(header)
         except Error:
             session.shutdown()

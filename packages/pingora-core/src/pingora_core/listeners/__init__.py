@@ -1,5 +1,6 @@
 """Where connections come in: addresses, sockets, filters, and the tasks that serve them."""
 
+from pingora_core.listeners.admission import ConnectionLimits, per_worker
 from pingora_core.listeners.endpoint import Acceptor, Endpoint, L4BufferSettings
 from pingora_core.listeners.fds import ListenFds, SocketSource
 from pingora_core.listeners.filter import AcceptAllFilter, ConnectionFilter
@@ -32,6 +33,7 @@ __all__ = [
     "ClientAuth",
     "ClientAuthMode",
     "ConnectionFilter",
+    "ConnectionLimits",
     "Endpoint",
     "L4BufferSettings",
     "ListenFds",
@@ -46,4 +48,5 @@ __all__ = [
     "TlsSettings",
     "UdpServerAddress",
     "UdsServerAddress",
+    "per_worker",
 ]

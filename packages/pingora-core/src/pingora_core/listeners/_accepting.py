@@ -30,6 +30,7 @@ class Accepting:
         sock: The listening socket; owned from now on.
         on_connected: Called for each connection, with the endpoint as it is then.
         guard: Pauses it when descriptors run out.
+        is_held: Tells whether it must not accept now for a reason of its service.
 
     Attributes:
         address: Where it listens, with the port that the kernel chose.
@@ -40,6 +41,7 @@ class Accepting:
         "_endpoint",
         "_guard",
         "_is_closed",
+        "_is_held",
         "_loop",
         "_on_connected",
         "_server",
@@ -53,12 +55,15 @@ class Accepting:
         sock: socket.socket,
         on_connected: Callable[[Endpoint, L4Stream], None],
         guard: AcceptGuard,
+        *,
+        is_held: Callable[[], bool],
     ) -> None:
         address = socket_address_from_sockname(sock.getsockname())
         assert address is not None
         self.address: SocketAddress = address
         self._loop = asyncio.get_running_loop()
         self._guard = guard
+        self._is_held = is_held
         self._sock = sock
         self._on_connected = on_connected
         self._server: asyncio.AbstractServer | None = None
@@ -96,7 +101,7 @@ class Accepting:
         Raises:
             OSError: If that is not possible.
         """
-        if self._server is not None or self._is_over():
+        if self._server is not None or self._is_over() or self._is_held():
             return
         loop = self._loop
         create = (
@@ -109,7 +114,7 @@ class Accepting:
             sock.close()
             raise
         self._server = server
-        if self._is_over() or self._guard.is_paused:
+        if self._is_over() or self._is_held() or self._guard.is_paused:
             self.pause()
 
     def _is_over(self) -> bool:

@@ -10,6 +10,7 @@ from pingora_core.protocols.l4.stream import DEFAULT_READ_BUFFER, DEFAULT_WRITE_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pingora_core.listeners.admission import ConnectionLimits
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.listeners.proxy_protocol import ProxyProtocolSettings
@@ -113,8 +114,10 @@ class AcceptPolicy:
         connection_filter: Who may connect; None for everybody.
         filter_timeout: How long the filter may take; then the answer is no. Seconds.
         handshake_timeout: How long an acceptor may take, seconds; listeners/mod.rs.
+        connection_limits: How many connections there may be; None for as many as come.
     """
 
     connection_filter: ConnectionFilter | None = None
     filter_timeout: float = 5.0
     handshake_timeout: float = 60.0
+    connection_limits: ConnectionLimits | None = None

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pingora_core.listeners._accepting import Accepting
 from pingora_core.listeners._background import BackgroundTasks
+from pingora_core.listeners._clients import announced_client, describe_client, inet_peer
+from pingora_core.listeners._holding import Holding
 from pingora_core.listeners._sockets import accept_waiting
 from pingora_core.listeners.endpoint import BackgroundAcceptor
 from pingora_core.listeners.l4 import NO_OPTIONS, TcpServerAddress
 from pingora_core.listeners.limits import get_accept_guard
 from pingora_core.listeners.proxy_protocol import accept_proxy_header
-from pingora_core.protocols.address import InetAddress
 from pingora_core.protocols.l4.sockopt import set_reset_on_close
 from pingora_core.protocols.proxy_protocol import ProxyCommand
 from pingora_core.runtime import timers
@@ -36,6 +37,7 @@ from pingora_error import Error, ErrorSource, ErrorType
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from pingora_core.listeners.admission import ConnectionPermit
     from pingora_core.listeners.endpoint import AcceptPolicy, Endpoint
     from pingora_core.listeners.fds import ListenFds
     from pingora_core.listeners.filter import ConnectionFilter
@@ -85,6 +87,7 @@ class ServingListeners:
         self._preparing: set[L4Stream] = set()
         self._late: asyncio.TimerHandle | None = None
         self._background = BackgroundTasks()
+        self._holding = Holding(lambda: self._accepting)
         self._log_limit = LogLimit()
 
     # -------------------------------------------------------------- accepting
@@ -120,6 +123,7 @@ class ServingListeners:
                 self._change(current[key], wanted[key])
             self._accepting = [current[key] for key in wanted]
             self._addresses = [each.address for each in self._accepting]
+            self._holding.follow(policy.connection_limits)
             self._background.keep(_background_acceptors(wanted.values()))
 
     @property
@@ -140,6 +144,7 @@ class ServingListeners:
     def close(self) -> None:
         """Stop to accept; connections go on. Calling it again does nothing."""
         self._is_closed = True
+        self._holding.follow(None)
         accepting, self._accepting = self._accepting, []
         for each in accepting:
             self._retire(each)
@@ -159,7 +164,13 @@ class ServingListeners:
             # All are bound before the first one accepts: what fails, fails before that.
             for endpoint in endpoints:
                 sock = await self._fds.acquire(endpoint.address)
-                each = Accepting(endpoint, sock, self._connected, self._guard)
+                each = Accepting(
+                    endpoint,
+                    sock,
+                    self._connected,
+                    self._guard,
+                    is_held=self._holding.is_held,
+                )
                 opened[endpoint.address.key] = each
             for each in opened.values():
                 await each.start()
@@ -240,6 +251,7 @@ class ServingListeners:
         # What the kernel handed over just before close() becomes a task in this turn.
         await asyncio.sleep(0)
         await self._background.wait_ended()
+        await self._holding.settle()
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while self._tasks:
@@ -272,26 +284,42 @@ class ServingListeners:
             # The kernel handed it over just before.
             stream.abort()
             return
+        limits = self._policy.connection_limits
+        permit: ConnectionPermit | None = None
+        if limits is not None:
+            # Who is behind a proxy is known later.
+            permit = limits.admit(None if endpoint.proxy_protocol else inet_peer(stream))
+            if permit is None:
+                stream.abort()
+                return
         self._guard.accepted()
-        task = asyncio.get_running_loop().create_task(self._serve(endpoint, stream))
+        task = asyncio.get_running_loop().create_task(self._serve(endpoint, stream, permit))
         self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, stream))
+        task.add_done_callback(partial(self._ended, stream, permit))
 
-    def _ended(self, accepted: L4Stream, task: asyncio.Task[None]) -> None:
+    def _ended(
+        self, accepted: L4Stream, permit: ConnectionPermit | None, task: asyncio.Task[None]
+    ) -> None:
         # Here and not in the task: one that is cancelled before its first step runs no finally.
         self._tasks.discard(task)
         accepted.abort()
         self._guard.ended()
+        if permit is not None:
+            permit.release()
 
-    async def _serve(self, endpoint: Endpoint, accepted: L4Stream) -> None:
+    async def _serve(
+        self, endpoint: Endpoint, accepted: L4Stream, permit: ConnectionPermit | None
+    ) -> None:
         stream: Stream = accepted
         try:
+            if permit is not None and permit.turn is not None:
+                await permit.turn
             if not await self._is_welcome(endpoint, accepted):
                 return
             if endpoint.proxy_protocol is not None or endpoint.acceptor is not None:
                 self._preparing.add(accepted)
                 try:
-                    prepared = await self._prepare(endpoint, accepted)
+                    prepared = await self._prepare(endpoint, accepted, permit)
                 finally:
                     self._preparing.discard(accepted)
                 if prepared is None:
@@ -303,16 +331,21 @@ class ServingListeners:
         except (Error, TimeoutError) as error:
             self._log_failure(endpoint, accepted, error)
         except Exception:
-            _logger.exception("connection from %s failed", _client(endpoint, accepted))
+            client = describe_client(accepted, endpoint.address.key)
+            _logger.exception("connection from %s failed", client)
         finally:
             # Nothing happens if it is closed already.
             stream.abort()
 
-    async def _prepare(self, endpoint: Endpoint, accepted: L4Stream) -> Stream | None:
-        if endpoint.proxy_protocol is not None and not await self._is_announced(
-            endpoint.proxy_protocol, accepted
-        ):
-            return None
+    async def _prepare(
+        self, endpoint: Endpoint, accepted: L4Stream, permit: ConnectionPermit | None
+    ) -> Stream | None:
+        settings = endpoint.proxy_protocol
+        if settings is not None:
+            if not await self._is_announced(settings, accepted):
+                return None
+            if permit is not None and not permit.count_for(announced_client(accepted)):
+                return None
         if endpoint.acceptor is None:
             return accepted
         handshake = endpoint.acceptor.accept(accepted)
@@ -339,7 +372,7 @@ class ServingListeners:
     async def _passes(
         self, connection_filter: ConnectionFilter, stream: L4Stream, *, is_announced: bool = True
     ) -> bool:
-        peer = _peer(stream) if is_announced else None
+        peer = inet_peer(stream) if is_announced else None
         asked = connection_filter.should_accept(peer)
         if await timers.timeout(self._policy.filter_timeout, asked):
             return True
@@ -354,24 +387,10 @@ class ServingListeners:
         if suppressed is None:
             return
         more = f" (and {suppressed} more that were not logged)" if suppressed else ""
-        _logger.warning("connection from %s: %s%s", _client(endpoint, stream), error, more)
+        client = describe_client(stream, endpoint.address.key)
+        _logger.warning("connection from %s: %s%s", client, error, more)
 
 
 def _background_acceptors(endpoints: Iterable[Endpoint]) -> list[BackgroundAcceptor]:
     acceptors = (endpoint.acceptor for endpoint in endpoints)
     return [each for each in acceptors if isinstance(each, BackgroundAcceptor)]
-
-
-def _client(endpoint: Endpoint, stream: L4Stream) -> str:
-    client = str(_peer(stream) or f"a client of {endpoint.address.key}")
-    digest = stream.digest.socket_digest
-    if digest is None or digest.peer_addr is digest.transport_peer_addr:
-        return client
-    return f"{client}, announced by {digest.transport_peer_addr}"
-
-
-def _peer(stream: L4Stream) -> InetAddress | None:
-    # A client of a Unix socket has no address worth the name.
-    digest = stream.digest.socket_digest
-    address = None if digest is None else digest.peer_addr
-    return address if isinstance(address, InetAddress) else None

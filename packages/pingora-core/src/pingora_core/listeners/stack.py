@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import os
     from typing import Self
 
+    from pingora_core.listeners.admission import ConnectionLimits
     from pingora_core.listeners.endpoint import Acceptor, L4BufferSettings
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
@@ -48,6 +49,7 @@ class Listeners:
         self._handshake_timeout = handshake_timeout
         self._endpoints: list[Endpoint] = []
         self._filter: ConnectionFilter | None = None
+        self._limits: ConnectionLimits | None = None
 
     @classmethod
     def tcp(cls, address: str) -> Self:
@@ -104,7 +106,9 @@ class Listeners:
     @property
     def policy(self) -> AcceptPolicy:
         """What all endpoints have in common."""
-        return AcceptPolicy(self._filter, self._filter_timeout, self._handshake_timeout)
+        return AcceptPolicy(
+            self._filter, self._filter_timeout, self._handshake_timeout, self._limits
+        )
 
     def add_tcp(self, address: str, *, proxy_protocol: ProxyProtocolSettings | None = None) -> None:
         """Add a TCP endpoint.
@@ -218,6 +222,14 @@ class Listeners:
             connection_filter: Asked for every connection; None lets everybody in.
         """
         self._filter = connection_filter
+
+    def set_connection_limits(self, limits: ConnectionLimits | None) -> None:
+        """Limit how many connections all endpoints have together, and how many each client.
+
+        Args:
+            limits: The limits, with the counts; None for as many as come.
+        """
+        self._limits = limits
 
     async def serve(self, on_stream: OnStream, fds: ListenFds | None = None) -> ServingListeners:
         """Begin to accept on all endpoints.

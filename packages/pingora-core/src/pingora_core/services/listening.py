@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pingora_core.conf import ServerConf
+    from pingora_core.listeners.admission import ConnectionLimits
     from pingora_core.listeners.endpoint import Acceptor, Endpoint, L4BufferSettings
     from pingora_core.listeners.filter import ConnectionFilter
     from pingora_core.listeners.l4 import ServerAddress
@@ -218,6 +219,15 @@ class Service(base.Service, Generic[A]):
             connection_filter: Asked before anything is read; None lets everybody in.
         """
         self._listeners.set_connection_filter(connection_filter)
+
+    def set_connection_limits(self, limits: ConnectionLimits | None) -> None:
+        """Limit the connections of the service, on all endpoints together.
+
+        Args:
+            limits: The limits, with the counts; None for as many as come. Numbers that change
+                while the service runs are changed in the object.
+        """
+        self._listeners.set_connection_limits(limits)
 
     @contextmanager
     def _noting_refusal(self, address: str, allowed: str) -> Iterator[None]:
