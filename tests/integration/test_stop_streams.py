@@ -27,7 +27,7 @@ import grpc  # isort: skip - after what configures it
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pingora_core.modules.module import HttpModules
+    from pingora_core.modules.chain import HttpModules
     from pingora_error import Error
     from pingora_proxy import Session
     from tests.support.client import RawClient

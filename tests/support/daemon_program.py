@@ -16,11 +16,11 @@ from pathlib import Path
 
 from pingora_core import Opt
 from pingora_core.conf import ServerConf
-from pingora_core.server.daemon import daemonize, leave_parent, resolve_paths
-from pingora_core.server.pid_file import PidFile
-from pingora_core.server.privileges import drop_privileges, find_identity
 from pingora_core.server.process import exit_on_error, say
-from pingora_core.server.systemd import inherited_sockets, notify_main_pid, notify_ready
+from pingora_core.server.system.daemon import daemonize, leave_parent, resolve_paths
+from pingora_core.server.system.pid_file import PidFile
+from pingora_core.server.system.privileges import drop_privileges, find_identity
+from pingora_core.server.system.systemd import inherited_sockets, notify_main_pid, notify_ready
 from pingora_error import Error
 
 _MOST_SECONDS = 45
