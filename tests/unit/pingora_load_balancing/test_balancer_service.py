@@ -197,3 +197,17 @@ async def test_watched_discovery_that_fails_at_first(caplog: pytest.LogCaptureFi
     await asyncio.wait_for(service, 5)
 
     assert "the update of the backends failed, the last 0 stay" in caplog.text
+
+
+async def test_watched_discovery_that_fails_later(caplog: pytest.LogCaptureFixture) -> None:
+    """The last answer stays."""
+    watched = _Watched(Discovered([_A]), Error.internal(ErrorType.CONNECT_ERROR, "gone"))
+    balancer = LoadBalancer(discovery=watched)
+    switch = ShutdownSwitch()
+    service = asyncio.create_task(balancer.start(switch.watch))
+
+    await eventually(lambda: "the last 1 stay" in caplog.text, "the failure in the log")
+    switch.start()
+    await asyncio.wait_for(service, 5)
+
+    assert balancer.backends == (_A,)

@@ -128,13 +128,15 @@ def test_last_place_wraps_to_the_first_point(monkeypatch: pytest.MonkeyPatch) ->
     assert ring.node(b"any") == first
 
 
-def test_order_of_the_list_does_not_matter() -> None:
-    """Even where two points are at the same place, as among 144,000 some are."""
-    buckets = [Bucket(f"10.0.0.{number}", "443", 100) for number in range(1, 10)]
+def test_order_of_the_list_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where two points are at the same place; here all places are multiples of 65,536."""
+    monkeypatch.setattr(ketama, "crc32", lambda *data: crc32(*data) & 0xFFFF_0000)
+    buckets = [Bucket(f"10.0.0.{number}", "443", 5) for number in range(1, 10)]
     forward, backward = Continuum(buckets), Continuum(buckets[::-1])
 
     places = list(islice(forward.node_iter(b"k"), len(forward)))
 
+    assert len(forward) < 9 * 5 * 160
     assert places == [8 - place for place in islice(backward.node_iter(b"k"), len(forward))]
 
 

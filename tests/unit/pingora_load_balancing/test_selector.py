@@ -86,6 +86,14 @@ async def test_small_change_is_seen_at_once_in_a_loop() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+def test_large_set() -> None:
+    """All of it is known by its identity."""
+    many = [Backend(f"10.1.{n >> 8}.{n & 255}:80") for n in range(5_000)]
+    selector = Selector(Backends(many))
+
+    assert [selector.select(b"", 1) for _ in many] == many
+
+
 async def test_large_change_is_built_beside_the_one_in_use() -> None:
     """Requests go on being served from the old set; changes in between are not lost."""
     pool = Backends([_A])
@@ -163,6 +171,7 @@ async def test_closed_selector_follows_no_more() -> None:
     _Slow.gate = True
     pool.replace([_C])
     await asyncio.sleep(0.01)
+    selector.close()
 
     assert selector.backends == (_A,)
     assert asyncio.all_tasks() == {asyncio.current_task()}

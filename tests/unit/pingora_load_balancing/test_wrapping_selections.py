@@ -190,6 +190,8 @@ def test_only_ready_one_is_used_however_cold() -> None:
     pool.replace([new])
 
     assert [selector.select(b"%d" % n, 256) for n in range(20)] == [new] * 20
+    candidates = partial(SlowStart, inner=KetamaHashing, minimum=1e-9)(pool.current).iter(b"k")
+    assert list(islice(candidates, 100)) == [new] * 100
 
 
 def test_slow_start_options_are_checked() -> None:
