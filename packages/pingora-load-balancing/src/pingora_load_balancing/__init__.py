@@ -5,6 +5,12 @@ from pingora_load_balancing.backend import Backend
 from pingora_load_balancing.backend_set import BackendSet
 from pingora_load_balancing.backends import Backends
 from pingora_load_balancing.balancer import LoadBalancer, UpdateTiming
+from pingora_load_balancing.circuit_breaker import (
+    CIRCUIT_OPEN,
+    BreakerLimits,
+    CircuitBreaker,
+    Permit,
+)
 from pingora_load_balancing.discovery import Discovered, ServiceDiscovery, Static
 from pingora_load_balancing.health import (
     CustomHealthCheck,
@@ -14,6 +20,19 @@ from pingora_load_balancing.health import (
     HttpHealthCheck,
     InitialHealth,
     TcpHealthCheck,
+)
+from pingora_load_balancing.hedge import LatencyQuantile, hedge
+from pingora_load_balancing.outlier import OutlierDetector, OutlierSettings
+from pingora_load_balancing.retry import (
+    IDEMPOTENT_METHODS,
+    Attempts,
+    Failover,
+    FailoverPhases,
+    HasAttempts,
+    ProxiedRequest,
+    RetryBudget,
+    RetryOn,
+    RetryPolicy,
 )
 from pingora_load_balancing.selection import (
     BackendSelection,
@@ -38,30 +57,46 @@ from pingora_load_balancing.selector import Selector
 from pingora_load_balancing.state import BackendState, Lease, PoolTotals
 
 __all__ = [
+    "CIRCUIT_OPEN",
+    "IDEMPOTENT_METHODS",
+    "Attempts",
     "Backend",
     "BackendSelection",
     "BackendSet",
     "BackendState",
     "Backends",
     "BoundedLoad",
+    "BreakerLimits",
+    "CircuitBreaker",
     "CustomHealthCheck",
     "Discovered",
     "FNVHash",
+    "Failover",
+    "FailoverPhases",
     "GrpcHealthCheck",
+    "HasAttempts",
     "HealthCheck",
     "HealthChecker",
     "HttpHealthCheck",
     "InitialHealth",
     "KetamaHashing",
+    "LatencyQuantile",
     "Lease",
     "LeastLatency",
     "LeastRequest",
     "LoadBalancer",
     "MaglevHashing",
     "OriginalRoundRobin",
+    "OutlierDetector",
+    "OutlierSettings",
+    "Permit",
     "PoolTotals",
     "PriorityGroups",
+    "ProxiedRequest",
     "Random",
+    "RetryBudget",
+    "RetryOn",
+    "RetryPolicy",
     "RoundRobin",
     "SelectionBuilder",
     "Selector",
@@ -74,5 +109,6 @@ __all__ = [
     "UpdateTiming",
     "ZonePreference",
     "__version__",
+    "hedge",
     "sticky_token",
 ]

@@ -1,0 +1,76 @@
+"""What all requests of a service share that are sent again when they fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from pingora_core.runtime import timers
+from pingora_load_balancing.retry.budget import RetryBudget
+from pingora_load_balancing.retry.policy import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Container
+
+    from pingora_load_balancing.circuit_breaker import CircuitBreaker
+    from pingora_load_balancing.selector import Selector
+
+__all__ = ["Failover"]
+
+_SERVER_ERRORS: Final = range(500, 600)
+
+
+@final
+class Failover:
+    """Where requests are sent, when they are sent again, and how often at most.
+
+    `Attempts` keep track of one request each.
+
+    Args:
+        balancer: Chooses the backends.
+        policy: When a request is sent again; None for the defaults.
+        budget: How much of the traffic may be retries; None for one of its own with the defaults.
+            Share one between services that have the same upstreams.
+        breaker: How much each backend is given at a time; None for any amount.
+        failure_statuses: Which statuses of responses count as failures of the backend, for outlier
+            detection. Which ones are retried is the policy's business.
+        max_iterations: How many candidates to look at for each choice.
+        sleep: Waits so many seconds.
+
+    Attributes:
+        balancer: As given.
+        policy: As given; may be changed.
+        budget: As given.
+        breaker: As given.
+        failure_statuses: As given.
+        max_iterations: As given.
+        sleep: As given.
+    """
+
+    __slots__ = (
+        "balancer",
+        "breaker",
+        "budget",
+        "failure_statuses",
+        "max_iterations",
+        "policy",
+        "sleep",
+    )
+
+    def __init__(
+        self,
+        balancer: Selector,
+        policy: RetryPolicy | None = None,
+        *,
+        budget: RetryBudget | None = None,
+        breaker: CircuitBreaker | None = None,
+        failure_statuses: Container[int] = _SERVER_ERRORS,
+        max_iterations: int = 256,
+        sleep: Callable[[float], Awaitable[None]] = timers.sleep,
+    ) -> None:
+        self.balancer = balancer
+        self.policy = RetryPolicy() if policy is None else policy
+        self.budget = RetryBudget() if budget is None else budget
+        self.breaker = breaker
+        self.failure_statuses = failure_statuses
+        self.max_iterations = max_iterations
+        self.sleep = sleep
