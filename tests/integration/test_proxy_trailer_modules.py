@@ -11,7 +11,7 @@ from pingora_core.modules import (
     HttpModuleBuilder,
     ResponseCompressionBuilder,
 )
-from pingora_error import Error, HTTPStatus
+from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import HeaderMap, ResponseHeader
 from pingora_proxy import FailToProxy
 from tests.support.origin import Origin
@@ -146,6 +146,22 @@ async def test_a_timer_ends_an_exchange(origin: Origin) -> None:
 
     assert response.status == 504
     assert "out of time" in str(ending.error)
+
+
+async def test_a_timer_ends_an_exchange_while_the_client_still_sends(origin: Origin) -> None:
+    """Even if its error says what a deadline says: that one is not waited out for ever."""
+
+    class Impatient(RigProxy):
+        async def connected_to_upstream(self, session: Session, *args: object) -> None:
+            error = Error.up(ErrorType.READ_TIMEDOUT, "out of time")
+            asyncio.get_running_loop().call_later(0.02, session.interrupt, error)
+
+    app = Impatient(origin)
+    async with RunningProxy(app) as proxy, await proxy.connect() as client:
+        await client.send(b"PUT /sleep HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+        response = await client.read_response()
+
+    assert response.status == 504
 
 
 async def test_an_interrupt_before_there_is_an_upstream_does_nothing(origin: Origin) -> None:

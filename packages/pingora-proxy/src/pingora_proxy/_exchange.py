@@ -59,6 +59,7 @@ class Exchange(RequestHalf[CTX]):
     _tunnel: Tunnel | None = None
     _open_ended: OpenEnded | None = None
     _unsubscribe: Callable[[], None] | None = None
+    _waited_out: Error | None = None
 
     async def run(self) -> None:
         """Send the request and relay the response to its end.
@@ -132,7 +133,10 @@ class Exchange(RequestHalf[CTX]):
 
     def _judge_read_error(self, error: Error) -> None:
         """Raise what an error of the upstream means, or return to read on."""
-        if error.etype is ErrorType.READ_TIMEDOUT:
+        # A deadline that is over is another error each time; one that comes again is for good,
+        # such as what a callback has interrupted the exchange with.
+        if error.etype is ErrorType.READ_TIMEDOUT and error is not self._waited_out:
+            self._waited_out = error
             if self._tunnel is not None and self._tunnel.was_active():
                 return
             if self._upload_task is not None and not self._upload_task.done():
