@@ -101,6 +101,17 @@ async def test_every_worker_serves(tmp_path: Path) -> None:
         assert await workers.get_all(2) == workers.pids
 
 
+async def test_workers_are_bound_to_processors(tmp_path: Path) -> None:
+    """Each to one of those that the server may use, in turn; the supervisor to none."""
+    usable = sorted(os.sched_getaffinity(0))
+    async with running(tmp_path, worker_cpu_affinity="auto") as workers:
+        bound = [os.sched_getaffinity(pid) for pid in workers.pids]
+
+        wanted = [{usable[index % len(usable)]} for index in range(2)]
+        assert sorted(bound, key=min) == sorted(wanted, key=min)
+        assert sorted(os.sched_getaffinity(workers.server.process.pid)) == usable
+
+
 async def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices(tmp_path: Path) -> None:
     """Only what was in flight in it is lost; its place is filled again at once."""
     async with running(tmp_path) as workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, final
 
+from pingora_core._version import __version__
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.listeners.fds import ListenFds
 from pingora_core.server.announcer import Announcer
@@ -63,6 +64,7 @@ class ServerRun:
         Raises:
             Error: Why the server stopped, if nobody told it to, or why it did not start.
         """
+        _logger.info("version %s starts", __version__)
         is_supervised = self._conf.current.is_supervised
         launched = launch(
             self._conf.current,
