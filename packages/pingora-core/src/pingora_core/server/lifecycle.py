@@ -1,9 +1,8 @@
 """From the first service to the last: starting, running, and stopping without breaking things off.
 
-Theory of operation: one coroutine (`Lifecycle.run`) goes through the phases. Beside it a listener
-takes signals in, and an operator carries out those that leave the server serving (reload, reopen
-logs, upgrade), one after the other, so that a shutdown never waits behind them. What surrounds
-the services, a process of its own or a supervisor, is a `LifecycleHost`.
+Theory of operation: one coroutine (`Lifecycle.run`) goes through the phases, and looks for a stop
+among its `Orders`. What surrounds the services, a process of its own or a supervisor, is a
+`LifecycleHost`.
 
 Rules of a stop: listeners close at once, or after the lame duck period; what is in flight may
 end, up to the grace period; streams that would never end by themselves are closed in order a
@@ -15,21 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 from pingora_core.server.host import LifecycleHost
+from pingora_core.server.orders import Orders
 from pingora_core.server.phases import ExecutionPhase
 from pingora_core.server.runner import ServiceRunner
-from pingora_core.server.signals import ControlSignal, ShutdownSignal
-from pingora_error import Error, ErrorSource, ErrorType
+from pingora_core.server.signals import ShutdownSignal
+from pingora_error import Error
 
 if TYPE_CHECKING:
     from pingora_core.conf import ServerConf
     from pingora_core.listeners.fds import ListenFds
     from pingora_core.server.phases import PhaseAnnouncer
-    from pingora_core.server.signals import ServerSignal, ShutdownSignalWatch
+    from pingora_core.server.signals import ShutdownSignalWatch
     from pingora_core.services.graph import ServiceGraph, ServiceHandle
 
 __all__ = ["Lifecycle"]
@@ -72,8 +71,7 @@ class Lifecycle:
         self._fds = fds
         self._changed = asyncio.Event()
         self._runner = ServiceRunner(graph, conf, fds, self._changed.set, is_leader=is_leader)
-        self._signals: deque[ShutdownSignal] = deque()
-        self._requests: asyncio.Queue[ServerSignal] = asyncio.Queue()
+        self._orders = Orders(self._host, phases, self._changed.set)
         self._failure: Error | None = None
         self._is_forced = False
         self._is_unasked = False
@@ -89,84 +87,21 @@ class Lifecycle:
             CancelledError: If this was cancelled; after a fast shutdown.
             Error: Why the server stopped, if nobody told it to.
         """
-        listener = asyncio.create_task(self._listen(signals), name="signals")
-        operator = asyncio.create_task(self._operate(), name="reloads and upgrades")
+        self._orders.start(signals)
         try:
             self._runner.start()
             how = await self._serve()
-            operator.cancel()
+            self._orders.operate_no_more()
             await self._stop(how)
         except asyncio.CancelledError:
             # From whoever embeds the server: there is no time to be graceful in.
             await self._stop(ShutdownSignal.FAST_SHUTDOWN)
             raise
         finally:
-            listener.cancel()
-            operator.cancel()
-            await asyncio.wait([listener, operator])
-        failure = self._runner.failure or self._failure
+            await self._orders.end()
+        failure = self._find_failure()
         if failure is not None:
             raise failure
-
-    # ---------------------------------------------------------------------- signals
-
-    async def _listen(self, signals: ShutdownSignalWatch) -> None:
-        while True:
-            try:
-                received = await signals.recv()
-            except Exception as error:  # noqa: BLE001 - whoever stops hears of it
-                context = "the watch for shutdown signals failed"
-                self._failure = Error(
-                    ErrorType.INTERNAL_ERROR, context, source=ErrorSource.INTERNAL, cause=error
-                )
-                self._changed.set()
-                return
-            if received in {ShutdownSignal.FAST_SHUTDOWN, ShutdownSignal.GRACEFUL_TERMINATE}:
-                assert isinstance(received, ShutdownSignal)
-                self._signals.append(received)
-                self._changed.set()
-            else:
-                self._requests.put_nowait(received)
-            # A watch that answers without waiting must not starve what its answer is for.
-            await asyncio.sleep(0)
-
-    async def _operate(self) -> None:
-        while True:
-            request = await self._requests.get()
-            if self._phases.phase is not ExecutionPhase.RUNNING and (
-                request is not ControlSignal.REOPEN_LOGS
-            ):
-                _logger.warning("%s is ignored: the server is not running yet", request.value)
-                continue
-            try:
-                await self._carry_out(request)
-            except Error as error:
-                _logger.error("%s failed, the server goes on as it was: %s", request.value, error)
-            except Exception:
-                _logger.exception("%s failed", request.value)
-
-    async def _carry_out(self, request: ServerSignal) -> None:
-        match request:
-            case ControlSignal.REOPEN_LOGS:
-                self._host.reopen_logs()
-            case ControlSignal.RELOAD:
-                await self._host.reload()
-            case _:
-                is_ours = request is ControlSignal.START_SUCCESSOR
-                await self._upgrade(start_successor=is_ours)
-
-    async def _upgrade(self, *, start_successor: bool) -> None:
-        self._phases.enter(ExecutionPhase.GRACEFUL_UPGRADE_TRANSFERRING_FDS)
-        try:
-            await self._host.upgrade(
-                lambda: self._phases.enter(ExecutionPhase.GRACEFUL_UPGRADE_CLOSE_TIMEOUT),
-                start_successor=start_successor,
-            )
-        except Exception:
-            self._phases.enter(ExecutionPhase.RUNNING)
-            raise
-        self._signals.append(ShutdownSignal.GRACEFUL_UPGRADE)
-        self._changed.set()
 
     # ---------------------------------------------------------------------- running
 
@@ -214,15 +149,15 @@ class Lifecycle:
         # Until the server has to stop; how.
         is_running = False
         while True:
-            if self._runner.failure is not None or self._failure is not None:
+            if self._find_failure() is not None:
                 # Before it is running it has nothing in flight that deserves a grace period,
                 # unless it has accepted what its predecessor would have served.
                 graceful = ShutdownSignal.GRACEFUL_TERMINATE
                 self._is_unasked = True
                 has_clients = is_running or self._fds.is_lent
                 return graceful if has_clients else ShutdownSignal.FAST_SHUTDOWN
-            if self._signals:
-                return self._signals.popleft()
+            if self._orders.shutdowns:
+                return self._orders.shutdowns.popleft()
             if self._runner.is_ready and not is_running:
                 is_running = True
                 self._phases.enter(ExecutionPhase.RUNNING)
@@ -232,6 +167,9 @@ class Lifecycle:
                     self._failure = error
                 continue  # a callback may have changed something
             await self._wait_for_change()
+
+    def _find_failure(self) -> Error | None:
+        return self._runner.failure or self._failure or self._orders.failure
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
@@ -278,7 +216,7 @@ class Lifecycle:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 while not self._runner.has_ended:
-                    if self._signals and self._is_order_to_hurry(self._signals.popleft()):
+                    if self._is_told_to_hurry():
                         self._is_forced = True
                         break
                     self._tell_resignation()
@@ -286,7 +224,10 @@ class Lifecycle:
         self._tell_resignation()
         return self._runner.has_ended
 
-    def _is_order_to_hurry(self, received: ShutdownSignal) -> bool:
+    def _is_told_to_hurry(self) -> bool:
+        if not self._orders.shutdowns:
+            return False
+        received = self._orders.shutdowns.popleft()
         # Whoever asks for the stop that a failure has begun does not ask for a second time.
         is_first, self._is_unasked = self._is_unasked, False
         return not is_first or received is ShutdownSignal.FAST_SHUTDOWN

@@ -16,13 +16,13 @@ import os
 import selectors
 import signal
 import sys
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
+from pingora_core.server.host import LifecycleHost
+from pingora_core.server.orders import Orders
 from pingora_core.server.phases import ExecutionPhase
 from pingora_core.server.signals import (
-    ControlSignal,
     ShutdownSignal,
     UnixShutdownSignalWatch,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pingora_core.server.launch import Launch
     from pingora_core.server.live_conf import LiveConfiguration
     from pingora_core.server.phases import PhaseAnnouncer
-    from pingora_core.server.signals import ServerSignal, ShutdownSignalWatch
+    from pingora_core.server.signals import ShutdownSignalWatch
     from pingora_core.server.workers._processes import Order
 
     BeWorker: TypeAlias = Callable[[Channel, int, bool], int]
@@ -58,7 +58,7 @@ _REFUSAL_MARGIN: Final = 0.1
 
 
 @final
-class Supervisor:
+class Supervisor(LifecycleHost):
     """One run of a server with workers.
 
     Args:
@@ -87,8 +87,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self.crew = Crew(conf.current, fds, loop, self._changed.set)
         self._reloads = ReloadRound(self.crew)
-        self._signals: deque[ShutdownSignal] = deque()
-        self._requests: asyncio.Queue[ServerSignal] = asyncio.Queue()
+        self._orders = Orders(self, phases, self._changed.set)
         self._is_forced = False
         self._life = loop.create_task(self._live(), name="supervisor")
 
@@ -123,34 +122,32 @@ class Supervisor:
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self.crew.reap)
-        tasks = [
-            asyncio.create_task(self._listen(), name="signals"),
-            asyncio.create_task(self._operate(), name="reloads and upgrades"),
-            asyncio.create_task(self._keep_time(), name="pulse"),
-        ]
+        pulse = asyncio.create_task(self._keep_time(), name="pulse")
+        self._orders.start(self._watch)
         try:
             self.crew.resize(self._conf.current.worker_count)
             how = await self._serve()
-            tasks[1].cancel()
+            self._orders.operate_no_more()
             await self._stop(how)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            pulse.cancel()
+            await asyncio.wait([pulse])
+            await self._orders.end()
             loop.remove_signal_handler(signal.SIGCHLD)
-        if self.crew.failure is not None:
-            raise self.crew.failure
+        failure = self.crew.failure or self._orders.failure
+        if failure is not None:
+            raise failure
 
     async def _serve(self) -> ShutdownSignal:
         is_running = False
         while True:
-            if self.crew.failure is not None:
+            if self.crew.failure is not None or self._orders.failure is not None:
                 # Its workers may have accepted what a predecessor would have served.
                 graceful = ShutdownSignal.GRACEFUL_TERMINATE
                 has_clients = is_running or self._fds.is_lent
                 return graceful if has_clients else ShutdownSignal.FAST_SHUTDOWN
-            if self._signals:
-                return self._signals.popleft()
+            if self._orders.shutdowns:
+                return self._orders.shutdowns.popleft()
             if self.crew.is_ready and not is_running:
                 is_running = True
                 self._phases.enter(ExecutionPhase.RUNNING)
@@ -179,45 +176,19 @@ class Supervisor:
             watchdog.feed(asyncio.get_running_loop().time())
             self.crew.check_pulse()
 
-    # ----------------------------------------------------------------------- signals
+    # ------------------------------------------------------------------------ orders
 
-    async def _listen(self) -> None:
-        while True:
-            received = await self._watch.recv()
-            if received in {ShutdownSignal.FAST_SHUTDOWN, ShutdownSignal.GRACEFUL_TERMINATE}:
-                assert isinstance(received, ShutdownSignal)
-                self._signals.append(received)
-                self._changed.set()
-            else:
-                self._requests.put_nowait(received)
-            await asyncio.sleep(0)
+    def reopen_logs(self) -> None:
+        """Close the log files and open them anew, in all processes."""
+        self._conf.reopen_logs()
+        self.crew.broadcast(ReopenLogs())
 
-    async def _operate(self) -> None:
-        while True:
-            request = await self._requests.get()
-            if self._phases.phase is not ExecutionPhase.RUNNING and (
-                request is not ControlSignal.REOPEN_LOGS
-            ):
-                _logger.warning("%s is ignored: the server is not running yet", request.value)
-                continue
-            try:
-                await self._carry_out(request)
-            except Error as error:
-                _logger.error("%s failed, the server goes on as it was: %s", request.value, error)
-            except Exception:
-                _logger.exception("%s failed", request.value)
+    async def reload(self) -> None:
+        """Load the configuration again and have all workers take it on.
 
-    async def _carry_out(self, request: ServerSignal) -> None:
-        match request:
-            case ControlSignal.REOPEN_LOGS:
-                self._conf.reopen_logs()
-                self.crew.broadcast(ReopenLogs())
-            case ControlSignal.RELOAD:
-                await self._reload()
-            case _:
-                await self._upgrade(start_successor=request is ControlSignal.START_SUCCESSOR)
-
-    async def _reload(self) -> None:
+        Raises:
+            Error: If it is wrong, or the first worker refuses it; then nothing has changed.
+        """
         self._announcer.reloading()
         try:
             conf = self._conf.load()
@@ -228,20 +199,18 @@ class Supervisor:
         finally:
             self._announcer.reloaded()
 
-    async def _upgrade(self, *, start_successor: bool) -> None:
-        self._phases.enter(ExecutionPhase.GRACEFUL_UPGRADE_TRANSFERRING_FDS)
+    async def upgrade(self, on_transferred: Callable[[], None], *, start_successor: bool) -> None:
+        """Hand the listening sockets to a successor; return when it is ready.
 
-        def transferred() -> None:
-            self._phases.enter(ExecutionPhase.GRACEFUL_UPGRADE_CLOSE_TIMEOUT)
+        Args:
+            on_transferred: Called when it has them.
+            start_successor: Whether to start it first.
 
-        try:
-            conf = self._conf.current
-            await upgrade(conf, self._fds, transferred, start_successor=start_successor)
-        except Exception:
-            self._phases.enter(ExecutionPhase.RUNNING)
-            raise
-        self._signals.append(ShutdownSignal.GRACEFUL_UPGRADE)
-        self._changed.set()
+        Raises:
+            Error: If that failed; then everything is as before.
+        """
+        conf = self._conf.current
+        await upgrade(conf, self._fds, on_transferred, start_successor=start_successor)
 
     # --------------------------------------------------------------------- stopping
 
@@ -287,8 +256,8 @@ class Supervisor:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 while not self.crew.has_ended:
-                    if self._signals:
-                        self._signals.popleft()
+                    if self._orders.shutdowns:
+                        self._orders.shutdowns.popleft()
                         self._is_forced = True
                         return
                     await self._wait_for_change()
