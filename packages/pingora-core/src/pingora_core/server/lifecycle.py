@@ -216,21 +216,13 @@ class Lifecycle:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 while not self._runner.has_ended:
-                    if self._is_told_to_hurry():
+                    if self._orders.is_told_to_hurry(began_unasked=self._is_unasked):
                         self._is_forced = True
                         break
                     self._tell_resignation()
                     await self._wait_for_change()
         self._tell_resignation()
         return self._runner.has_ended
-
-    def _is_told_to_hurry(self) -> bool:
-        if not self._orders.shutdowns:
-            return False
-        received = self._orders.shutdowns.popleft()
-        # Whoever asks for the stop that a failure has begun does not ask for a second time.
-        is_first, self._is_unasked = self._is_unasked, False
-        return not is_first or received is ShutdownSignal.FAST_SHUTDOWN
 
     def _tell_resignation(self) -> None:
         if self._runner.has_resigned and not self._has_resigned:

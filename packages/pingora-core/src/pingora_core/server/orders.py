@@ -48,6 +48,7 @@ class Orders:
     ) -> None:
         self.shutdowns: deque[ShutdownSignal] = deque()
         self.failure: Error | None = None
+        self._was_asked = False
         self._host = host
         self._phases = phases
         self._on_change = on_change
@@ -68,6 +69,22 @@ class Orders:
     def operate_no_more(self) -> None:
         """Break off what is being carried out and begin nothing new: the server stops."""
         self._tasks[0].cancel()
+
+    def is_told_to_hurry(self, *, began_unasked: bool) -> bool:
+        """Take the next shutdown, if there is one, while the server stops.
+
+        Args:
+            began_unasked: Whether a failure has begun the stop and nobody has asked for it yet:
+                whoever does so then does not ask for a second time.
+
+        Returns:
+            Whether it says that the server should not wait any longer.
+        """
+        if not self.shutdowns:
+            return False
+        received = self.shutdowns.popleft()
+        is_first, self._was_asked = began_unasked and not self._was_asked, True
+        return not is_first or received is ShutdownSignal.FAST_SHUTDOWN
 
     async def end(self) -> None:
         """Listen no more."""

@@ -436,6 +436,26 @@ async def test_a_socket_is_closed_when_the_last_worker_has_released_it(team: Tea
     await eventually(lambda: address.key not in team.fds, "the end of the socket")
 
 
+async def test_a_socket_released_while_a_worker_starts_is_closed_when_it_is_ready(
+    team: Team,
+) -> None:
+    """Where a new worker is going to listen is waited for, but no socket is forgotten over it."""
+    (first,) = await team.started(1)
+    address = TcpServerAddress("127.0.0.1:0")
+    first.say(Obtain.of(address))
+    await team.told(first, Supply)
+    team.crew.resize(2)
+    (second,) = team.fork()
+    first.say(Released(address.key))
+    first.say(Beat(0, 0))
+    await team.read()
+    assert address.key in team.fds
+
+    await team.serving(second)
+
+    assert address.key not in team.fds
+
+
 async def test_nonsense_from_a_worker_is_not_believed(
     team: Team, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,6 +42,8 @@ class SocketSupply:
         self._fds = fds
         self._crew = crew
         self._tasks: set[asyncio.Task[None]] = set()
+        # Released while a worker was starting, of which it is not known yet where it will listen.
+        self._doubtful: set[str] = set()
 
     def obtain(self, worker: WorkerProcess, request: Obtain) -> None:
         """Give a worker the socket of an address, made if there is none.
@@ -78,10 +80,19 @@ class SocketSupply:
             key: Which address.
         """
         worker.keys.discard(key)
-        others = self._crew.workers
-        is_used = any(key in other.keys for other in others)
-        # Where one that starts is going to listen is not known yet.
-        is_unknown = any(other.state is WorkerState.STARTING for other in others)
-        if not is_used and not is_unknown and key in self._fds:
-            _logger.info("no worker listens on %s any more", key)
-            self._fds.drop(key)
+        self._doubtful.add(key)
+        self.close_unused()
+
+    def close_unused(self) -> None:
+        """Close what was released and nobody uses, as soon as no worker is starting.
+
+        A socket that is kept without anybody accepting from it would let clients wait for ever.
+        """
+        workers = self._crew.workers
+        if any(worker.state is WorkerState.STARTING for worker in workers):
+            return
+        keys, self._doubtful = self._doubtful, set()
+        for key in keys:
+            if key in self._fds and not any(key in worker.keys for worker in workers):
+                _logger.info("no worker listens on %s any more", key)
+                self._fds.drop(key)

@@ -1,10 +1,9 @@
 """The workers of a supervisor: which are to be started, which live, and who leads them.
 
 Theory of operation: a worker has a place, its index. `Crew` decides that a place is to be filled
-and queues an `Order`; whoever can fork carries it out and reports with `forked`. From then on
-the worker's messages, its signs of life and its end come in here. Of a planned replacement the
-new worker is ready before the old one is stopped; one such replacement is under way at a time,
-so that memory for one more worker is enough.
+and queues an `Order`; whoever can fork carries it out and reports with `forked`. From then on the
+worker's messages, its signs of life and its end come in here. Of a planned replacement the new
+worker is ready before the old one is stopped; there is one of these at a time.
 """
 
 from __future__ import annotations
@@ -127,6 +126,11 @@ class Crew:
         """Whether no worker lives."""
         return not self._workers
 
+    @property
+    def has_leader(self) -> bool:
+        """Whether a worker leads; the next one to be forked does if none."""
+        return not self._leadership.is_vacant
+
     def take_order(self) -> Order | None:
         """Tell which worker is to be forked next.
 
@@ -167,8 +171,7 @@ class Crew:
             timer.cancel()
         if how is not ShutdownSignal.FAST_SHUTDOWN:
             how = ShutdownSignal.GRACEFUL_TERMINATE  # a successor is not the workers' business
-        for worker in self.workers:
-            worker.send(Stop(how, lame_duck, is_whole_server))
+        self.broadcast(Stop(how, lame_duck, is_whole_server))
 
     def kill(self) -> None:
         """Kill all workers that are left."""
@@ -214,11 +217,6 @@ class Crew:
         self._loop.add_reader(channel.fileno(), self._readable, worker)
         _logger.info("%s started", worker)
 
-    @property
-    def has_leader(self) -> bool:
-        """Whether a worker leads; the next one to be forked does if none."""
-        return not self._leadership.is_vacant
-
     def fork_failed(self, order: Order, error: OSError) -> None:
         """Be told that a worker could not be started.
 
@@ -261,10 +259,11 @@ class Crew:
             _logger.warning("%s without being told to", what)
             self._order(Order(worker.index))
         else:
-            reason = f": {worker.failure.message}" if worker.failure else ""
-            self._restart(Order(worker.index), what + reason)
+            why = f"{what}: {worker.failure.message}" if worker.failure else what
+            self._restart(Order(worker.index), why)
         if worker.replaces is not None:
             self._recycling_done(worker.replaces)
+        self._supply.close_unused()
         self._choose_leader()
         self._on_change()
 
@@ -353,6 +352,7 @@ class Crew:
             old, worker.replaces = worker.replaces, None
             self._recycling_done(old)
             self._stop_one(old)
+        self._supply.close_unused()
         filled = {each.index for each in self._workers.values() if each.state is WorkerState.READY}
         self._was_ready = self._was_ready or filled >= set(self._places)
         if worker.generation != self.generation and self.on_late is not None:

@@ -256,8 +256,8 @@ class Supervisor(LifecycleHost):
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 while not self.crew.has_ended:
-                    if self._orders.shutdowns:
-                        self._orders.shutdowns.popleft()
+                    is_unasked = self.crew.failure is not None
+                    if self._orders.is_told_to_hurry(began_unasked=is_unasked):
                         self._is_forced = True
                         return
                     await self._wait_for_change()
