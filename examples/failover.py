@@ -72,6 +72,7 @@ class Status(ServeHttp):
             "requests": budget.requests,
             "retries": budget.retries,
             "retries refused": budget.refused,
+            "hedges": self.failover.hedges,
         }
         return Response(200, json.dumps(page).encode(), [("Content-Type", "application/json")])
 
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=4, help="per request, at most")
     parser.add_argument("--per-try-timeout", type=float, default=0.5, metavar="SECONDS")
     parser.add_argument("--ejection-time", type=float, default=2.0, metavar="SECONDS")
+    parser.add_argument("--hedge-after", type=float, metavar="SECONDS", help="default: never")
     parser.add_argument("--budget", type=float, default=0.2, help="retries per request, at most")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -110,6 +112,7 @@ def main() -> None:
         policy,
         budget=RetryBudget(args.budget),
         breaker=CircuitBreaker(balancer.pool, BreakerLimits(max_requests=256, max_retries=64)),
+        hedge_after=args.hedge_after,  # or a LatencyQuantile(0.95), to find out by itself
     )
 
     proxy = http_proxy_service(server.configuration, Gateway(failover))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.client import RawClient
 from tests.support.origin import Origin
-from tests.support.origin_steps import reply
+from tests.support.origin_steps import hang, reply
 from tests.support.process import ROOT, ServerProcess
 
 if TYPE_CHECKING:
@@ -108,3 +108,17 @@ async def test_gateway(
             assert all(request.get("x-api-key") is None for request in origin.requests)
 
     assert (response.status, response.body) == (status, body)
+
+
+async def test_hedging_does_not_wait_for_a_slow_server() -> None:
+    """The second server answers, and the first one's connection is closed."""
+    async with (
+        Origin(hang) as slow,
+        Origin(reply(body=b"second")) as second,
+        example("hedging.py", slow.address, second.address, "--delay", "0.02") as server,
+    ):
+        response = await ask(server, "/")
+        await slow.all_closed()
+
+    assert (response.status, response.body) == (200, b"second")
+    assert len(slow.requests) == 1

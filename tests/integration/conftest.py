@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
+from tests.support.cache_proxy import CacheRig
 from tests.support.leaks import LeakCheck
 from tests.support.origin import Origin
 from tests.support.origin_routes import rig
@@ -68,3 +69,10 @@ async def client(proxy: RunningProxy[RigContext]) -> AsyncIterator[RawClient]:
     """A client connected to ``proxy``."""
     async with await proxy.connect() as connected:
         yield connected
+
+
+@pytest.fixture
+async def cache() -> AsyncIterator[CacheRig]:
+    """An origin, a proxy that caches in front of it, and clocks that stand still."""
+    async with CacheRig() as rig:
+        yield rig

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pingora_core.modules import HttpModule, HttpModuleBuilder
+from pingora_core.protocols.digest import Digest
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_http import RequestHeader
 from pingora_proxy import SubrequestSpawner
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pingora_core.runtime.shutdown import ShutdownWatch
     from pingora_http import ResponseHeader
     from pingora_proxy import Session
+    from pingora_proxy.subrequest import SubrequestCtx
     from tests.support.origin import Exchange, Origin
     from tests.support.proxy import RigContext
 
@@ -83,6 +85,7 @@ class _Parent:
         self.req_header = RequestHeader("GET", "/")
         self.client_addr: SocketAddress | None = None
         self.server_addr: SocketAddress | None = None
+        self.digest = Digest()
         self.shutdown_watch = shutdown_watch
 
 
@@ -90,7 +93,7 @@ async def test_subrequests_are_bounded() -> None:
     """Beyond the limit none is started; a failing one makes room again."""
     done: list[ServerSession] = []
 
-    async def process(session: ServerSession, shutdown: ShutdownWatch) -> bool:
+    async def process(session: ServerSession, shutdown: ShutdownWatch, subrequest: object) -> bool:
         done.append(session)
         raise RuntimeError("on purpose")
 

@@ -18,13 +18,16 @@ from tests.support.origin import Origin
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from pingora_cache.cache import HttpCache
     from pingora_core.apps.http_app import HttpServerOptions
     from pingora_core.protocols.digest import Digest
     from pingora_error import Error
     from pingora_http import ResponseHeader
     from pingora_proxy import Session
+    from pingora_proxy.observe import ProxyObserver
 
 __all__ = ["BareProxy", "Ending", "RigContext", "RigProxy", "RunningProxy", "Upstream"]
 
@@ -179,6 +182,8 @@ class RunningProxy(Generic[CTX]):
         listen: Addresses to listen on; the first is the one that clients use.
         uds: Path of a Unix socket to listen on instead.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
+        new_cache: Makes the cache of a request; None for one with the usual clocks.
+        observers: Are told what happens to requests.
 
     Attributes:
         app: The callbacks.
@@ -195,11 +200,18 @@ class RunningProxy(Generic[CTX]):
         listen: tuple[str, ...] = ("127.0.0.1:0",),
         uds: Path | None = None,
         retry_buffer_size: int = 65536,
+        new_cache: Callable[[], HttpCache] | None = None,
+        observers: Sequence[ProxyObserver] = (),
     ) -> None:
         self.app = app
         self._conf = conf or ServerConf()
         self.service = http_proxy_service(
-            self._conf, app, server_options=server_options, retry_buffer_size=retry_buffer_size
+            self._conf,
+            app,
+            server_options=server_options,
+            retry_buffer_size=retry_buffer_size,
+            new_cache=new_cache,
+            observers=observers,
         )
         if uds is not None:
             self.service.add_uds(str(uds))

@@ -19,13 +19,15 @@ class RedisServer:
 
     Args:
         directory: A directory of its own.
+        options: Further arguments, such as ``--maxmemory 8mb``, each a word.
 
     Attributes:
         port: Where it listens; the same after a restart.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
+        self._options = options
         self._process: asyncio.subprocess.Process | None = None
         self.port = 0
 
@@ -56,6 +58,7 @@ class RedisServer:
             require_program("redis-server"),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
             *("--dir", str(self._directory)),
+            *self._options,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
         )

@@ -193,7 +193,7 @@ def origin(site: Site) -> list[str]:
     """
     (site.directory / "large").write_bytes(b"x" * LARGE)
     values = {"directory": site.directory, "small": SMALL.decode(), "port": site.port}
-    return _nginx(site, _ORIGIN.format_map(values))
+    return nginx(site, _ORIGIN.format_map(values))
 
 
 def grpc_origin(site: Site) -> list[str]:
@@ -220,7 +220,7 @@ def _nginx_proxy(site: Site) -> list[str]:
         tls=tls,
         passing=_TO_GRPC if site.front == "grpc" else _TO_HTTP,
     )
-    return _nginx(site, config)
+    return nginx(site, config)
 
 
 def _haproxy(site: Site) -> list[str]:
@@ -287,7 +287,7 @@ def _peers_python() -> str:
     return python
 
 
-def _nginx(site: Site, http: str) -> list[str]:
+def nginx(site: Site, http: str) -> list[str]:
     # Started by root it would give its worker another user, who cannot read these folders.
     user = "user root root;" if os.geteuid() == 0 else ""
     config = site.directory / "nginx.conf"

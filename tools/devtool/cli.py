@@ -11,6 +11,7 @@ from devtool.build import build
 from devtool.check import check
 from devtool.environments import environment, hatch, hatch_variables
 from devtool.golang import missing_h2spec, require_h2spec
+from devtool.nodejs import missing_cache_tests, require_cache_tests
 from devtool.shell import ROOT, VerbError, replace_process, run, say
 from devtool.system import install, missing_packages
 
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("build", _build, "build every wheel and sdist, and prove each wheel alone")
     docs = add("docs", _docs, "build the documentation into site/, strictly")
     docs.add_argument("--serve", action="store_true", help="serve it and follow changes instead")
-    add("deps", _deps, "install the programs that tests and benchmark use (Debian, root; Go)")
+    add("deps", _deps, "install the programs that tests and benchmark use (Debian, root; Go, npm)")
     clean = add("clean", _clean, "remove what builds and checks left behind")
     clean.add_argument("--all", action="store_true", help="remove the environments too")
     return parser
@@ -112,10 +113,11 @@ def _conformance(_: argparse.Namespace, rest: list[str]) -> None:
     python = environment() / "python"
     if not _only_asks(rest):
         # A suite that cannot be had is told as such in the results; the others run.
-        try:
-            require_h2spec()
-        except VerbError as failure:
-            say(f"without h2spec: {failure}")
+        for require in (require_h2spec, require_cache_tests):
+            try:
+                require()
+            except VerbError as failure:
+                say(f"without a suite: {failure}")
         try:
             variables["CONFORMANCE_PROGRAMS"] = str(environment("conformance"))
         except VerbError as failure:
@@ -143,11 +145,13 @@ def _docs(options: argparse.Namespace, _: list[str]) -> None:
 
 def _deps(_: argparse.Namespace, __: list[str]) -> None:
     install()
-    reason = missing_h2spec()
-    if reason:
-        say(f"not installed: {reason}")
-    else:
-        require_h2spec()
+    suites = ((missing_h2spec, require_h2spec), (missing_cache_tests, require_cache_tests))
+    for missing, require in suites:
+        reason = missing()
+        if reason:
+            say(f"not installed: {reason}")
+        else:
+            require()
 
 
 def _clean(options: argparse.Namespace, _: list[str]) -> None:

@@ -21,7 +21,8 @@ from pingora_load_balancing.health import (
     InitialHealth,
     TcpHealthCheck,
 )
-from pingora_load_balancing.hedge import LatencyQuantile, hedge
+from pingora_load_balancing.hedge import hedge
+from pingora_load_balancing.latency_quantile import LatencyQuantile
 from pingora_load_balancing.outlier import OutlierDetector, OutlierSettings
 from pingora_load_balancing.retry import (
     IDEMPOTENT_METHODS,

@@ -2,7 +2,7 @@
 
 from pingora_proxy._version import __version__
 from pingora_proxy.hooks import ProxyHttp
-from pingora_proxy.outcome import BodyFilterResult, Delayed, FailToProxy
+from pingora_proxy.outcome import BodyFilterResult, Delayed, FailToProxy, Hedge, HedgePlan
 from pingora_proxy.proxy import HttpProxy
 from pingora_proxy.service import http_proxy, http_proxy_service
 from pingora_proxy.session import Session
@@ -13,6 +13,8 @@ __all__ = [
     "BodyFilterResult",
     "Delayed",
     "FailToProxy",
+    "Hedge",
+    "HedgePlan",
     "HttpProxy",
     "ProxyHttp",
     "Session",

@@ -7,8 +7,9 @@ has nothing more to send, its stream reports a disconnect through a callback, wh
 the wait for the upstream. Both directions stop reading when the other side's send buffer is
 full.
 
-Rules of this file: a second task never outlives :meth:`Exchange.run`; whatever it fails with is
-turned into an interruption of the relay, which alone decides how the request ends.
+Rules of this file: a second task never outlives :meth:`Exchange.run`, or :meth:`Exchange.abandon`
+where its steps are taken one by one; whatever it fails with is turned into an interruption of the
+relay, which alone decides how the request ends.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Exchange(RequestHalf[CTX]):
     _open_ended: OpenEnded | None = None
     _unsubscribe: Callable[[], None] | None = None
     _waited_out: Error | None = None
+    _held: list[HeaderTask] | None = None
+    _upstream_filtered = False
 
     async def run(self) -> None:
         """Send the request and relay the response to its end.
@@ -73,14 +76,91 @@ class Exchange(RequestHalf[CTX]):
             if self._tunnel is not None and self._tunnel.is_ending:
                 await self._end_tunnel(self._tunnel)
         finally:
-            if self._unsubscribe is not None:
-                self._release_end()
             if self._is_watching:
                 self._down.watch_disconnect(None)
-            if self._upload_task is not None or self._upgrade_task is not None:
-                await self._end_second_tasks()
+            if (
+                self._upload_task is not None
+                or self._upgrade_task is not None
+                or self._unsubscribe is not None
+            ):
+                await self.abandon()
 
-    async def _end_second_tasks(self) -> None:
+    # ----------------------------------------------------------- run, in three steps
+
+    async def send_and_await_head(self) -> HeaderTask:
+        """Send the request and wait for the final head of the response.
+
+        Informational heads on the way are relayed to the client, unless :meth:`hold_back` was
+        called. Whoever calls this calls :meth:`abandon` in the end, whatever happens.
+
+        Returns:
+            The first head that is not informational (a 101 is not), as the upstream has sent it:
+            no filter has seen it, hop-by-hop fields are still there.
+
+        Raises:
+            Error: As :meth:`run` does.
+        """
+        await self._send_request()
+        up = self._up
+        down = self._down
+        while True:
+            task = up.next_task()
+            if task is None:
+                try:
+                    task = await up.wait_task()
+                except Error as error:
+                    self._judge_read_error(error)
+                    continue
+            if not isinstance(task, HeaderTask):
+                await self._relay(task)  # a failure; nothing else comes first
+                continue
+            if task.header.status >= 200 or task.header.status == 101:
+                return task
+            if self._held is not None:
+                self._held.append(task)  # the sessions bound their number
+                continue
+            await self._relay(task)
+            if down.needs_drain:
+                await down.drain()
+
+    def hold_back(self) -> None:
+        """Keep informational heads from now on, until :meth:`relay` sends them first."""
+        if self._held is None:
+            self._held = []
+
+    async def relay(self, head: HeaderTask) -> None:
+        """Relay the response to its end: what was held back, the head, and all that follows.
+
+        Args:
+            head: From :meth:`send_and_await_head`; the filters see it now.
+
+        Raises:
+            Error: As :meth:`run` does.
+        """
+        await self._relay_held()
+        if not await self._relay(head):
+            if self._down.needs_drain:
+                await self._down.drain()
+            await self._relay_response()
+        if self._tunnel is not None and self._tunnel.is_ending:
+            await self._end_tunnel(self._tunnel)
+
+    async def _relay_held(self) -> None:
+        for informational in self._held or ():
+            await self._relay(informational)
+        self._held = None
+
+    async def abandon(self) -> None:
+        """End what serves this exchange besides its own task; again does nothing.
+
+        The upstream's session stays with whoever made it: giving it back to the connector closes
+        what was not read to the end.
+        """
+        if self._unsubscribe is not None:
+            self._release_end()
+        if self._is_watching:
+            self._is_watching = False
+            self._down.watch_disconnect(None)
         for task in (self._upload_task, self._upgrade_task):
             if task is not None:
                 task.cancel()
@@ -92,9 +172,6 @@ class Exchange(RequestHalf[CTX]):
     async def _relay_response(self) -> None:
         up = self._up
         down = self._down
-        self._session.phase = "read response"
-        if self._upload_task is None:
-            self._watch_client()
         while True:
             task = up.next_task()
             if task is None:
@@ -181,7 +258,7 @@ class Exchange(RequestHalf[CTX]):
         elif not clean_response(header) and not end and status >= 200:
             boundaries = boundaries_of(self._down.request, header)
         if self._filters is not None:
-            await self._filters.header(header, end=end)
+            await self._filters.header(header, end=end, upstream_done=self._upstream_filtered)
             self._sees_body = self._filters.sees_body
         if status == 101 or self._down.request.raw_method == b"CONNECT":
             self._down.send_response_header(header, end=end)
@@ -279,6 +356,7 @@ class Exchange(RequestHalf[CTX]):
     def _release_end(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
+            self._unsubscribe = None
         for ending in (self._tunnel, self._open_ended):
             if ending is not None:
                 ending.release()

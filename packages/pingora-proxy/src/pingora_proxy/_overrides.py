@@ -29,16 +29,26 @@ class Overrides:
     _NAMES = (
         "adjust_upstream_modules",
         "allow_spawning_subrequest",
+        "cache_hit_filter",
+        "cache_key_callback",
+        "cache_vary_filter",
+        "cache_not_modified_filter",
         "connected_to_upstream",
         "early_request_filter",
         "fail_to_connect",
+        "hedge_request",
+        "is_purge",
         "logging",
         "on_connection_reuse",
         "persist_connection_context",
         "proxy_upstream_filter",
+        "purge_response_filter",
+        "range_header_filter",
         "request_body_filter",
+        "request_cache_filter",
         "request_filter",
         "response_body_filter",
+        "response_cache_filter",
         "response_filter",
         "response_trailer_filter",
         "upstream_request_filter",
@@ -49,11 +59,20 @@ class Overrides:
 
     __slots__ = (*_NAMES, "acts_before_upstream", "filters_body", "filters_response")
 
+    cache_hit_filter: bool
+    cache_not_modified_filter: bool
+    cache_vary_filter: bool
+    cache_key_callback: bool
+    is_purge: bool
+    purge_response_filter: bool
+    range_header_filter: bool
+    request_cache_filter: bool
     connected_to_upstream: bool
     early_request_filter: bool
     fail_to_connect: bool
     filters_body: bool
     filters_response: bool
+    hedge_request: bool
     acts_before_upstream: bool
     adjust_upstream_modules: bool
     allow_spawning_subrequest: bool
@@ -64,6 +83,7 @@ class Overrides:
     request_body_filter: bool
     request_filter: bool
     response_body_filter: bool
+    response_cache_filter: bool
     response_filter: bool
     response_trailer_filter: bool
     upstream_request_filter: bool
@@ -81,6 +101,7 @@ class Overrides:
             or self.allow_spawning_subrequest
             or self.early_request_filter
             or self.request_filter
+            or self.request_cache_filter
             or self.proxy_upstream_filter
         )
         self.filters_body = self.response_body_filter or self.upstream_response_body_filter

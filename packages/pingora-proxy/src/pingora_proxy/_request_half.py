@@ -12,9 +12,12 @@ from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pingora_core.modules.chain import HttpModuleCtx
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.upstreams.peer import HttpPeer
+    from pingora_http import RequestHeader
     from pingora_proxy._overrides import Overrides
     from pingora_proxy.hooks import ProxyHttp
     from pingora_proxy.session import Session
@@ -40,6 +43,9 @@ class RequestHalf(Generic[CTX]):
     _upload_task: asyncio.Task[None] | None = None
     _upload_error: Error | None = None
     _is_watching = False
+    show_request: Callable[[RequestHeader], None] | None = None
+    # Watches the client instead, where two exchanges have the same.
+    watcher: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -73,11 +79,7 @@ class RequestHalf(Generic[CTX]):
     async def _send_request(self) -> None:
         session = self._session
         down = self._down
-        request = make_upstream_request(
-            down.request,
-            upgrade=down.is_upgrade_request,
-            version=self._up.version,
-        )
+        request = self._make_request()
         if self._overrides.upstream_request_filter:
             session.phase = "upstream_request_filter"
             await self._app.upstream_request_filter(session, request, self._ctx)
@@ -90,6 +92,8 @@ class RequestHalf(Generic[CTX]):
             self._modules.request_body_start()
         has_body = not down.is_body_empty
         complete_framing(request, self._peer, has_body=has_body)
+        if self.show_request is not None:
+            self.show_request(request)
         session.phase = "send request"
         self._up.send_request_header(request)
         if not has_body:
@@ -97,14 +101,23 @@ class RequestHalf(Generic[CTX]):
                 await self._send_body(None, end=True)
             else:
                 self._up.finish_request_body()
-            return
-        down.auto_continue = False
-        try:
-            await self._upload_what_is_here()
-        except Error as error:
-            if error.esource is not ErrorSource.UPSTREAM:
-                raise
-            self._upload_failed(error)
+        else:
+            down.auto_continue = False
+            try:
+                await self._upload_what_is_here()
+            except Error as error:
+                if error.esource is not ErrorSource.UPSTREAM:
+                    raise
+                self._upload_failed(error)
+        session.phase = "read response"
+        if self._upload_task is None:
+            self._watch_client()
+
+    def _make_request(self) -> RequestHeader:
+        down = self._down
+        return make_upstream_request(
+            down.request, upgrade=down.is_upgrade_request, version=self._up.version
+        )
 
     async def _upload_what_is_here(self) -> None:
         down = self._down
@@ -155,7 +168,9 @@ class RequestHalf(Generic[CTX]):
             self._up.finish_request_body(self._down.request_trailers)
 
     def _watch_client(self) -> None:
-        if self._down.abort_on_close:
+        if self.watcher is not None:
+            self.watcher()
+        elif self._down.abort_on_close:
             self._is_watching = True
             self._down.watch_disconnect(self._client_gone)
 

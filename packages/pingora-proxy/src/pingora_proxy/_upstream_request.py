@@ -33,15 +33,31 @@ _RESPONSE_HOP = frozenset(
 # Looking an enum's member up costs as much as the rest of a comparison.
 _HTTP_11 = Version.HTTP_11
 _HTTP_20 = Version.HTTP_20
-# What Connection may name without taking effect: these decide framing, routing and identity.
+# What Connection may name without taking effect: these decide framing, routing and identity, and
+# what a cache does with the message (RFC 9110 section 7.6.1: "Cache-Control is never appropriate
+# as a connection option").
 _PROTECTED = frozenset(
     {
+        b"age",
+        b"authorization",
+        b"cache-control",
+        b"cdn-cache-control",
+        b"content-encoding",
         b"content-length",
+        b"content-range",
+        b"content-type",
         b"transfer-encoding",
+        b"date",
+        b"expires",
         b"host",
         b"close",
         b"keep-alive",
+        b"location",
+        b"pragma",
+        b"set-cookie",
+        b"surrogate-control",
         b"upgrade",
+        b"vary",
     }
 )
 

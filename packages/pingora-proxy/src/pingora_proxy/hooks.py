@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pingora_core.modules.compression import ResponseCompressionBuilder
+from pingora_proxy.cache_hooks import CacheHooks
+from pingora_proxy.lifecycle_hooks import LifecycleHooks
 from pingora_proxy.outcome import FailToProxy
 from pingora_proxy.status import default_status
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
-    from pingora_proxy.outcome import BodyFilterResult
+    from pingora_proxy.outcome import BodyFilterResult, HedgePlan
     from pingora_proxy.session import Session
 
 __all__ = ["CTX", "ProxyHttp"]
@@ -33,7 +35,7 @@ __all__ = ["CTX", "ProxyHttp"]
 CTX = TypeVar("CTX")
 
 
-class ProxyHttp(ABC, Generic[CTX]):
+class ProxyHttp(LifecycleHooks, CacheHooks[CTX], ABC, Generic[CTX]):
     """The callbacks of a proxy; subclass it with the type of your per-request context.
 
     Only :meth:`new_ctx` and :meth:`upstream_peer` must be written.
@@ -135,6 +137,22 @@ class ProxyHttp(ABC, Generic[CTX]):
         Returns:
             The peer. One object may serve many requests.
         """
+
+    def hedge_request(self, session: Session, peer: HttpPeer, ctx: CTX) -> HedgePlan | None:
+        """Have an attempt made a second time, beside the first, when that takes too long.
+
+        Asked for each attempt of an idempotent request without a body. The callbacks up to
+        :meth:`upstream_request_filter` run for both tries, the later ones for the winner only.
+
+        Args:
+            session: The request.
+            peer: Where the first try goes.
+            ctx: The context.
+
+        Returns:
+            When, and where to; None, as by default, to make it once.
+        """
+        return None
 
     async def fail_to_connect(
         self, session: Session, peer: HttpPeer, ctx: CTX, error: Error

@@ -11,37 +11,48 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Generic
 
+from pingora_cache.phase import CachePhase
+from pingora_cache.reason import NoCacheReason
 from pingora_core.apps.http_app import HttpServerApp
 from pingora_core.connectors.http.connector import Connector
 from pingora_core.modules.chain import HttpModules
 from pingora_core.protocols.http.subrequest import SubrequestSession
-from pingora_error import Error, ErrorType, HTTPStatus, RetryType
+from pingora_error import Error, ErrorType, HTTPStatus
+from pingora_proxy._attempt import connect, judge
+from pingora_proxy._cache_exchange import exchange_for
+from pingora_proxy._cache_lookup import CacheLookup
 from pingora_proxy._exchange import Exchange
+from pingora_proxy._hedging import HedgedAttempt, can_be_hedged
 from pingora_proxy._overrides import Overrides
+from pingora_proxy._stored_responses import StoredResponses
+from pingora_proxy._try import Try, TryContext
 from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
+from pingora_proxy.observe import Observers
 from pingora_proxy.outcome import FailToProxy
-from pingora_proxy.session import ProxyModules, Session
+from pingora_proxy.session import ServiceParts, Session
 from pingora_proxy.status import default_status
 from pingora_proxy.subrequest import SubrequestSpawner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pingora_cache.cache import HttpCache
     from pingora_core.apps.http_app import HttpServerOptions
     from pingora_core.apps.load_shedding import LoadShedder, RequestPermit
-    from pingora_core.modules.chain import HttpModuleCtx
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_http import ResponseHeader
     from pingora_proxy.hooks import ProxyHttp
+    from pingora_proxy.observe import ProxyObserver
+    from pingora_proxy.outcome import HedgePlan
+    from pingora_proxy.subrequest import SubrequestCtx
 
 __all__ = ["HttpProxy"]
 
 logger = logging.getLogger(__name__)
-
-# RFC 9110 section 9.2.2.
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
 class HttpProxy(HttpServerApp, Generic[CTX]):
@@ -54,11 +65,14 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         max_retries: Attempts per request at most (Pingora's ``max_retries``).
         retry_buffer_size: Bytes of a request body that are kept for a replay.
         load_shedder: Refuses requests that are too many; None lets all of them in.
+        new_cache: Makes the cache of a request, for clocks of your own; None for the usual ones.
+        observers: Are told what happens to requests: metrics, access logs, traces.
 
     Attributes:
         app: The user's object.
         connector: Where upstream connections come from.
         downstream_modules: The modules that see requests and responses of clients.
+        observers: Who is told what happens to requests; None if nobody is.
         upstream_modules: The modules that see responses as they come from upstreams.
     """
 
@@ -71,8 +85,11 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         max_retries: int = 16,
         retry_buffer_size: int = 65536,
         load_shedder: LoadShedder | None = None,
+        new_cache: Callable[[], HttpCache] | None = None,
+        observers: Sequence[ProxyObserver] = (),
     ) -> None:
         self.app = app
+        self.observers = Observers(observers) if observers else None
         self.load_shedder = load_shedder
         self.connector = connector or Connector()
         if server_options is not None:
@@ -83,30 +100,45 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         app.init_downstream_modules(self.downstream_modules)
         self.upstream_modules = HttpModules()
         app.init_upstream_modules(self.upstream_modules)
-        self._modules = ProxyModules(self.downstream_modules, self.upstream_modules)
+        self._parts = ServiceParts(self.downstream_modules, self.upstream_modules, new_cache)
         self._subrequests = SubrequestSpawner(self.process_new_http)
         self._overrides = Overrides(app)
+        self._stored = StoredResponses(app, self._overrides)
+        self._cache = CacheLookup(app, self._overrides, self._stored, self._subrequests)
         self._is_plain = not self._overrides.acts_before_upstream
+        self._is_prepared = self._overrides.response_filter or self.observers is not None
+
+    async def startup(self) -> None:
+        """Have the user's object get ready; the service calls this before it listens."""
+        await self.app.startup()
 
     async def cleanup(self) -> None:
         """End subrequests and idle upstream connections; the service calls this at its end."""
         await self._subrequests.close()
         await self.connector.close()
+        await self.app.cleanup()
 
     # ------------------------------------------------------------ one request
 
-    async def process_new_http(self, session: ServerSession, shutdown: ShutdownWatch) -> bool:
+    async def process_new_http(
+        self,
+        session: ServerSession,
+        shutdown: ShutdownWatch,
+        subrequest: SubrequestCtx | None = None,
+    ) -> bool:
         """Serve one request through the callbacks.
 
         Args:
             session: The client's side, nothing read yet.
             shutdown: Tells when the server stops.
+            subrequest: What a subrequest was given along.
 
         Returns:
             Whether the connection can carry another request.
         """
         error: Error | None = None
         permit: RequestPermit | None = None
+        own: Session | None = None
         try:
             if not await session.read_request():
                 return False
@@ -118,10 +150,10 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             if permit is None:
                 return await shedder.refuse(session)
         try:
-            own = Session(session, self._modules, shutdown, permit)
+            own = Session(session, self._parts, shutdown, permit, subrequest_ctx=subrequest)
             ctx = self.app.new_ctx()
-            if self._overrides.response_filter:
-                self._filter_pages(own, ctx)
+            if self._is_prepared:
+                self._prepare(own, ctx)
             if error is None:
                 try:
                     # Where nothing happens before the upstream is chosen, no coroutine is made for it.
@@ -140,8 +172,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 await self._log(own, error, ctx)
             return alive and await self._finish(own, ctx)
         finally:
-            if permit is not None:
-                permit.release(session.response_written)
+            if own is not None and (permit or own.record or own.active_cache):
+                self._let_go(own, error)
 
     async def _before_upstream(self, session: Session, ctx: CTX) -> bool:
         # The phases before an upstream is chosen; says whether one of them answered.
@@ -163,19 +195,28 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             if await app.allow_spawning_subrequest(session, ctx):
                 session.subrequest_spawner = self._subrequests
         modules = session.active_modules
-        if modules is not None and await _answered(session, modules):
-            return True
+        if modules is not None:
+            session.phase = "modules' request_header_filter"
+            if await session.is_answered_by(modules):
+                return True
         if overrides.request_filter:
             session.phase = "request_filter"
             if await app.request_filter(session, ctx):
                 return True
-        if overrides.proxy_upstream_filter:
-            session.phase = "proxy_upstream_filter"
-            if not await app.proxy_upstream_filter(session, ctx):
-                if downstream.response_written is None:
-                    await session.respond_error(502)
-                return True
-        return False
+        if overrides.request_cache_filter and await self._cache.answers(session, ctx):
+            return True
+        return overrides.proxy_upstream_filter and await self._declines(session, ctx)
+
+    async def _declines(self, session: Session, ctx: CTX) -> bool:
+        # Whether the application keeps the request from the upstreams; it is answered then.
+        session.phase = "proxy_upstream_filter"
+        if await self.app.proxy_upstream_filter(session, ctx):
+            return False
+        if session.active_cache is not None:
+            session.active_cache.disable(NoCacheReason.DECLINED_TO_UPSTREAM)
+        if session.response_written is None:
+            await session.respond_error(502)
+        return True
 
     # --------------------------------------------------------------- attempts
 
@@ -183,13 +224,24 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         downstream = session.downstream_session
         if not downstream.is_body_empty:
             downstream.enable_retry_buffering(self.retry_buffer_size)
+        app = self.app
+        may_hedge = self._overrides.hedge_request and can_be_hedged(downstream)
         tries = 0
         while True:
             session.phase = "upstream_peer"
-            peer = await self.app.upstream_peer(session, ctx)
+            peer = await app.upstream_peer(session, ctx)
             tries += 1
             try:
-                await self._attempt(session, peer, ctx)
+                plan = app.hedge_request(session, peer, ctx) if may_hedge else None
+                if plan is not None:
+                    await self._hedged_attempt(session, peer, ctx, plan)
+                elif session.record is None:
+                    await self._attempt(session, peer, ctx)
+                else:
+                    shared = TryContext(
+                        self.app, self._overrides, self.connector, session, ctx, self.observers
+                    )
+                    await Try(shared, peer).run()
                 return
             except Error as error:
                 if (
@@ -198,13 +250,19 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                     or downstream.response_written is not None
                     or (downstream.body_bytes_read > 0 and downstream.retry_buffer_truncated)
                 ):
+                    cache = session.active_cache
+                    if cache is not None:
+                        if await self._stored.serves_stale(session, ctx, error):
+                            return
+                        if cache.phase is CachePhase.STALE:
+                            cache.disable(NoCacheReason.UPSTREAM_ERROR)  # nothing of it is used
                     raise
-                if not self.app.suppress_error_log(session, ctx, error):
+                if not app.suppress_error_log(session, ctx, error):
                     logger.warning(
                         "Fail to proxy: %s, tries: %d, retry: true, %s",
                         error,
                         tries,
-                        self.app.request_summary(session, ctx),
+                        app.request_summary(session, ctx),
                     )
 
     async def _attempt(self, session: Session, peer: HttpPeer, ctx: CTX) -> None:
@@ -213,37 +271,39 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         upstream: ClientSession | None = connector.reused_http_session(peer, upgrade=upgrade)
         reused = upstream is not None
         if upstream is None:
-            upstream = await self._connect(connector, session, peer, ctx)
+            upstream = await connect(self.app, connector, session, peer=peer, ctx=ctx)
         session.set_upstream_session(upstream)
         try:
             if self._overrides.connected_to_upstream:
                 session.phase = "connected_to_upstream"
                 await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
-            await Exchange(self.app, self._overrides, session, upstream, peer=peer, ctx=ctx).run()
+            kind = Exchange if session.active_cache is None else exchange_for(session)
+            await kind(self.app, self._overrides, session, upstream, peer=peer, ctx=ctx).run()
         except Exception as error:  # noqa: BLE001 - a callback may raise anything
-            phase = session.phase
-            own = as_error(error, phase)
-            _forbid_unsafe_replay(own, session, upstream)
-            session.phase = "error_while_proxy"
-            judged = await self.app.error_while_proxy(peer, session, own, ctx, reused)
-            session.phase = phase
+            judged = await judge(
+                self.app, session, upstream, error, peer=peer, ctx=ctx, reused=reused
+            )
             raise judged from judged.cause
         finally:
             connector.release_http_session(upstream, peer)
 
-    async def _connect(
-        self, connector: Connector, session: Session, peer: HttpPeer, ctx: CTX
-    ) -> ClientSession:
-        session.phase = "connect"
+    async def _hedged_attempt(
+        self, session: Session, peer: HttpPeer, ctx: CTX, plan: HedgePlan
+    ) -> None:
+        hedged = HedgedAttempt(
+            self.app,
+            self._overrides,
+            self.connector,
+            session,
+            peer=peer,
+            ctx=ctx,
+            plan=plan,
+            observers=self.observers,
+        )
         try:
-            return await connector.new_http_session(
-                peer, upgrade=session.downstream_session.is_upgrade_request
-            )
-        except Error as error:
-            session.phase = "fail_to_connect"
-            judged = await self.app.fail_to_connect(session, peer, ctx, error.as_up())
-            session.phase = "connect"
-            raise judged from judged.cause
+            await hedged.relay(await hedged.send_and_await_head())
+        finally:
+            await hedged.abandon()
 
     # ------------------------------------------------------------- the ending
 
@@ -253,6 +313,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         phase = session.phase
         truncated = downstream.response_written is not None
         session.phase = "fail_to_proxy"
+        if session.record is not None:
+            session.record.failed_in = phase
         try:
             outcome = await self.app.fail_to_proxy(session, error, ctx)
         except Exception as second:
@@ -316,29 +378,21 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
 
     # ---------------------------------------------------------------- helpers
 
-    def _filter_pages(self, session: Session, ctx: CTX) -> None:
-        async def filter_page(header: ResponseHeader) -> None:
-            await self.app.response_filter(session, header, ctx)
+    def _let_go(self, session: Session, error: Error | None) -> None:
+        # What a request holds at its end, whatever the end.
+        if session.load_permit is not None:
+            session.load_permit.release(session.response_written)
+        if self.observers is not None:
+            self.observers.request_ended(session, error)
+        if session.active_cache is not None:
+            session.active_cache.close()
 
-        session.set_page_filter(filter_page)
+    def _prepare(self, session: Session, ctx: CTX) -> None:
+        if self.observers is not None:
+            self.observers.request_started(session)
+        if self._overrides.response_filter:
 
+            async def filter_page(header: ResponseHeader) -> None:
+                await self.app.response_filter(session, header, ctx)
 
-async def _answered(session: Session, modules: HttpModuleCtx) -> bool:
-    # Sends the request head through the modules; says whether one of them has answered.
-    session.phase = "modules' request_header_filter"
-    answer = await modules.request_header_filter(session.req_header)
-    if answer is None:
-        return False
-    session.phase = "a module's answer"
-    await session.write_answer(answer)
-    return True
-
-
-def _forbid_unsafe_replay(error: Error, session: Session, upstream: ClientSession) -> None:
-    """Let a dead reused connection be retried only where a second execution does no harm."""
-    if (
-        error.retry is RetryType.REUSED_ONLY
-        and upstream.request_sent
-        and session.req_header.raw_method not in _IDEMPOTENT
-    ):
-        error.set_retry(False)
+            session.set_page_filter(filter_page)

@@ -15,10 +15,14 @@ from pingora_core.services.listening import Service
 from pingora_proxy.proxy import HttpProxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pingora_cache.cache import HttpCache
     from pingora_core.apps.load_shedding import LoadShedder
     from pingora_core.conf import ServerConf
     from pingora_core.connectors.options import ConnectorOptions
     from pingora_proxy.hooks import ProxyHttp
+    from pingora_proxy.observe import ProxyObserver
 
 __all__ = ["http_proxy", "http_proxy_service"]
 
@@ -32,6 +36,8 @@ def http_proxy(
     server_options: HttpServerOptions | None = None,
     retry_buffer_size: int = 65536,
     load_shedder: LoadShedder | None = None,
+    new_cache: Callable[[], HttpCache] | None = None,
+    observers: Sequence[ProxyObserver] = (),
 ) -> HttpProxy[CTX]:
     """Make a proxy application without a service, for listeners of your own.
 
@@ -41,6 +47,8 @@ def http_proxy(
         server_options: How clients are spoken to; None for the defaults.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
         load_shedder: Refuses requests that are too many; None lets all of them in.
+        new_cache: Makes the cache of a request, for clocks of your own; None for the usual ones.
+        observers: Are told what happens to requests: metrics, access logs, traces.
 
     Returns:
         The application.
@@ -55,6 +63,8 @@ def http_proxy(
         server_options=server_options,
         retry_buffer_size=retry_buffer_size,
         conf=conf,
+        new_cache=new_cache,
+        observers=observers,
     )
     proxy.load_shedder = load_shedder
     return proxy
@@ -68,6 +78,8 @@ class _ConfiguredProxy(HttpProxy[CTX]):
         server_options: How clients are spoken to.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
         conf: The configuration.
+        new_cache: Makes the cache of a request.
+        observers: Are told what happens to requests.
     """
 
     def __init__(
@@ -77,6 +89,8 @@ class _ConfiguredProxy(HttpProxy[CTX]):
         server_options: HttpServerOptions,
         retry_buffer_size: int,
         conf: ServerConf,
+        new_cache: Callable[[], HttpCache] | None,
+        observers: Sequence[ProxyObserver],
     ) -> None:
         def connect(options: ConnectorOptions) -> Connector:
             # Engines do not change while a server runs.
@@ -90,6 +104,8 @@ class _ConfiguredProxy(HttpProxy[CTX]):
             connector=self._connectors.connector,
             server_options=server_options,
             retry_buffer_size=retry_buffer_size,
+            new_cache=new_cache,
+            observers=observers,
         )
         self._given = server_options
         self._apply(conf)
@@ -124,6 +140,8 @@ def http_proxy_service(
     server_options: HttpServerOptions | None = None,
     retry_buffer_size: int = 65536,
     load_shedder: LoadShedder | None = None,
+    new_cache: Callable[[], HttpCache] | None = None,
+    observers: Sequence[ProxyObserver] = (),
 ) -> Service[HttpProxy[CTX]]:
     """Make a proxy service; add listeners to it and add it to a server.
 
@@ -134,6 +152,8 @@ def http_proxy_service(
         server_options: How clients are spoken to; None for the defaults.
         retry_buffer_size: Bytes of a request body that are kept for a replay.
         load_shedder: Refuses requests that are too many; None lets all of them in.
+        new_cache: Makes the cache of a request, for clocks of your own; None for the usual ones.
+        observers: Are told what happens to requests: metrics, access logs, traces.
 
     Returns:
         The service.
@@ -144,5 +164,7 @@ def http_proxy_service(
         server_options=server_options,
         retry_buffer_size=retry_buffer_size,
         load_shedder=load_shedder,
+        new_cache=new_cache,
+        observers=observers,
     )
     return Service(name, proxy)

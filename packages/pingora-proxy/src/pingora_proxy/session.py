@@ -4,41 +4,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pingora_core.protocols.http.error_page import generate_error
 from pingora_core.protocols.http.subrequest import SubrequestSession
+from pingora_proxy._session_writing import SessionWriting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pingora_cache.cache import HttpCache
+    from pingora_cache.storage import Storage
     from pingora_core.apps.load_shedding import RequestPermit
     from pingora_core.modules.chain import HttpModuleCtx, HttpModules
-    from pingora_core.modules.module import Answer
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.compression import ResponseCompressionCtx
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
+    from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
-    from pingora_http import HeaderMap, RequestHeader, ResponseHeader
-    from pingora_proxy.subrequest import SubrequestSpawner
+    from pingora_http import RequestHeader, ResponseHeader
+    from pingora_proxy.request_record import RequestRecord
+    from pingora_proxy.subrequest import SubrequestCtx, SubrequestSpawner
 
-__all__ = ["ProxyModules", "Session"]
+__all__ = ["ServiceParts", "Session"]
 
 
-class ProxyModules(NamedTuple):
-    """The modules of a service.
+class ServiceParts(NamedTuple):
+    """What all requests of a service have in common.
 
     Attributes:
-        downstream: Those that see requests and responses of clients.
-        upstream: Those that see responses as they come from upstreams.
+        downstream: The modules that see requests and responses of clients.
+        upstream: The modules that see responses as they come from upstreams.
+        new_cache: Makes the cache of a request; None for one with the usual clocks.
     """
 
     downstream: HttpModules
     upstream: HttpModules
+    new_cache: Callable[[], HttpCache] | None = None
 
 
-class Session:
+class Session(SessionWriting):
     """One request in a proxy: the client's side of it and what the proxy adds.
 
     The ``write_*`` methods send to the client through the downstream modules; ``respond_error``
@@ -46,48 +51,75 @@ class Session:
 
     Args:
         downstream_session: The client's side.
-        modules: The modules of the service.
+        parts: What it has in common with all requests of the service.
         shutdown: Tells when the server stops.
         load_permit: Its place among the requests in flight, where the service sheds load.
+        subrequest_ctx: What a subrequest was given; None for requests of clients.
 
     Attributes:
         downstream_session: The client's side, whatever its HTTP version.
+        invalidates: The store in which the request may have changed something: where the cache was
+            on, and the method is not safe.
+        ignore_downstream_range: Whether a response that passed through the cache is sent whole
+            even if the client has asked for a range of it.
         load_permit: As given.
         phase: Name of the callback or step that runs now; for logs.
+        record: The times of this request, where somebody watches; else None.
+        route: A name for requests of this sort, such as ``/users/{id}``, for metrics; one of few.
+            Set by a callback; None for none.
         shutdown_note: What the proxy has ended before its time, though properly, because the
             server stops; for logs. None where it has not.
         shutdown_watch: Tells when the server stops.
+        subrequest_ctx: As given.
         subrequest_spawner: Starts subrequests, where ``allow_spawning_subrequest`` has allowed
             it; else None.
+        upstream_headers_mutated_for_cache: Whether the upstream was asked for a whole response
+            because of the cache, so that the client's conditions and ranges are answered here.
+        upstream_request_time: When the last request was sent for the cache, by its clock.
     """
 
     __slots__ = (
-        "_modules",
+        "_cache",
+        "_interrupter",
         "_modules_ctx",
         "_page_filter",
+        "_parts",
         "_upstream_compression",
         "_upstream_modules_ctx",
         "_upstream_session",
         "downstream_session",
+        "ignore_downstream_range",
+        "invalidates",
         "load_permit",
         "phase",
+        "record",
+        "route",
         "shutdown_note",
         "shutdown_watch",
+        "subrequest_ctx",
         "subrequest_spawner",
+        "upstream_headers_mutated_for_cache",
+        "upstream_request_time",
     )
+
+    # Only those who cache have these.
+    invalidates: Storage | None
+    upstream_request_time: float
 
     def __init__(
         self,
         downstream_session: ServerSession,
-        modules: ProxyModules,
+        parts: ServiceParts,
         shutdown: ShutdownWatch,
         load_permit: RequestPermit | None = None,
+        *,
+        subrequest_ctx: SubrequestCtx | None = None,
     ) -> None:
         self.downstream_session = downstream_session
         self.load_permit = load_permit
         self.phase = "new_ctx"
-        self._modules = modules
-        downstream, upstream = modules
+        self._parts = parts
+        downstream, upstream, _ = parts
         self._modules_ctx: HttpModuleCtx | None = (
             downstream.build_ctx(downstream_session) if downstream.has_eager else None
         )
@@ -100,6 +132,13 @@ class Session:
         self._page_filter: Callable[[ResponseHeader], Awaitable[None]] | None = None
         self._upstream_compression: ResponseCompressionCtx | None = None
         self._upstream_session: ClientSession | None = None
+        self._interrupter: Callable[[Error, HttpPeer | None], None] | None = None
+        self.subrequest_ctx = subrequest_ctx
+        self.record: RequestRecord | None = None
+        self.route: str | None = None
+        self._cache: HttpCache | None = None
+        self.ignore_downstream_range = False
+        self.upstream_headers_mutated_for_cache = False
 
     # ------------------------------------------------------------------ about
 
@@ -160,7 +199,7 @@ class Session:
         """The module instances of this request."""
         ctx = self._modules_ctx
         if ctx is None:
-            ctx = self._modules_ctx = self._modules.downstream.build_ctx(self.downstream_session)
+            ctx = self._modules_ctx = self._parts.downstream.build_ctx(self.downstream_session)
         return ctx
 
     @property
@@ -168,7 +207,7 @@ class Session:
         """The instances of this request of the modules on the upstream's side."""
         ctx = self._upstream_modules_ctx
         if ctx is None:
-            ctx = self._modules.upstream.build_ctx(self.downstream_session)
+            ctx = self._parts.upstream.build_ctx(self.downstream_session)
             self._upstream_modules_ctx = ctx
         return ctx
 
@@ -200,6 +239,35 @@ class Session:
         """The upstream (de)compression if somebody asked for it."""
         return self._upstream_compression
 
+    @property
+    def scheme(self) -> str:
+        """``https`` for a request that came over TLS, else ``http``.
+
+        What a balancer in front says of it is not looked at: whoever trusts one overrides the
+        callbacks that ask.
+        """
+        return "http" if self.digest.ssl_digest is None else "https"
+
+    # ---------------------------------------------------------------- caching
+
+    @property
+    def cache(self) -> HttpCache:
+        """The cache of this request; off until ``request_cache_filter`` enables it."""
+        cache = self._cache
+        if cache is None:
+            # Imported when used: most proxies do not cache.
+            from pingora_cache.cache import HttpCache  # noqa: PLC0415
+
+            cache = self._cache = (self._parts.new_cache or HttpCache)()
+            self.invalidates = None
+            self.upstream_request_time = 0.0
+        return cache
+
+    @property
+    def active_cache(self) -> HttpCache | None:
+        """The cache of this request if somebody has asked for it."""
+        return self._cache
+
     # ---------------------------------------------------------------- reading
 
     async def read_request_body(self) -> bytes | None:
@@ -214,7 +282,7 @@ class Session:
         """
         return await self.downstream_session.read_request_body()
 
-    def interrupt(self, error: Error) -> None:
+    def interrupt(self, error: Error, *, peer: HttpPeer | None = None) -> None:
         """End the exchange with the upstream now, wherever it waits: for timers and the like.
 
         Nothing happens before there is an upstream; limit the time to connect with the peer's
@@ -222,88 +290,14 @@ class Session:
 
         Args:
             error: What the request fails with.
+            peer: Of a hedged attempt: ends only the try that goes there. None ends all there is.
         """
-        if self._upstream_session is not None:
+        if self._interrupter is not None:
+            self._interrupter(error, peer)
+        elif self._upstream_session is not None:
             self._upstream_session.fail(error)
 
-    # ---------------------------------------------------------------- writing
-
-    async def write_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
-        """Send a response head to the client, through the modules.
-
-        Args:
-            header: Informational or final.
-            end: Whether the message ends here.
-        """
-        modules = self._modules_ctx
-        if modules is not None:
-            await modules.response_header_filter(header, end)
-        await self.downstream_session.write_response_header(header, end=end)
-
-    async def write_response_body(self, data: bytes | None, *, end: bool = False) -> None:
-        """Send a piece of the response body to the client, through the modules.
-
-        Args:
-            data: Payload bytes.
-            end: Whether the message ends here.
-        """
-        modules = self._modules_ctx
-        if modules is not None:
-            data = modules.response_body_filter(data, end)
-            if end and (done := modules.response_done_filter()):
-                data = (data or b"") + done
-        await self.downstream_session.write_response_body(data, end=end)
-
-    async def write_response_trailers(self, trailers: HeaderMap) -> None:
-        """Send the trailers to the client, through the modules, and end the message.
-
-        Args:
-            trailers: The fields.
-        """
-        modules = self._modules_ctx
-        if modules is not None:
-            data = modules.response_trailer_filter(trailers)
-            if data:
-                await self.downstream_session.write_response_body(data)
-        # Without fields if a module has put them elsewhere.
-        await self.downstream_session.write_response_trailers(trailers or None)
-
-    async def respond_error(self, code: int, body: bytes = b"") -> None:
-        """Answer with an error page; the connection is closed afterwards.
-
-        The page passes ``response_filter``, so that clients see the same fields as on any other
-        response, and the modules' ``error_page_filter``. Nothing is sent when a final head was sent
-        already.
-
-        Args:
-            code: The status.
-            body: The page; empty by default.
-        """
-        header = generate_error(code)
-        if body:
-            header.set_content_length(len(body))
-        downstream = self.downstream_session
-        if downstream.response_written is None:
-            if self._page_filter is not None:
-                await self._page_filter(header)
-            if self._modules_ctx is not None:
-                self._modules_ctx.error_page_filter(header)
-        await downstream.write_error_response(header, body)
-
     # -------------------------------------------------- for the proxy, not for callbacks
-
-    async def write_answer(self, answer: Answer) -> None:
-        """Send what a module has answered, through ``response_filter`` and the modules.
-
-        Args:
-            answer: The response.
-        """
-        header, body = answer
-        if self._page_filter is not None:
-            await self._page_filter(header)
-        await self.write_response_header(header, end=not body)
-        if body:
-            await self.write_response_body(body, end=True)
 
     def set_page_filter(
         self, page_filter: Callable[[ResponseHeader], Awaitable[None]] | None
@@ -322,3 +316,11 @@ class Session:
             upstream: The exchange.
         """
         self._upstream_session = upstream
+
+    def set_interrupter(self, interrupter: Callable[[Error, HttpPeer | None], None] | None) -> None:
+        """Say what ends the exchange while there may be two.
+
+        Args:
+            interrupter: Called instead of the current exchange; None when there is one again.
+        """
+        self._interrupter = interrupter

@@ -49,13 +49,15 @@ class Request:
         self.response_written: ResponseHeader | None = None
         self.downstream = FakeDownstream()
         self.interruptions: list[Error] = []
+        self.interrupted: list[HttpPeer | None] = []
 
     @property
     def downstream_session(self) -> ServerSession:
         return cast("ServerSession", self.downstream)
 
-    def interrupt(self, error: Error) -> None:
+    def interrupt(self, error: Error, *, peer: HttpPeer | None = None) -> None:
         self.interruptions.append(error)
+        self.interrupted.append(peer)
 
 
 class Rig:

@@ -13,7 +13,6 @@ from pingora_core import HttpPeer
 from pingora_load_balancing import (
     Attempts,
     Backends,
-    BreakerLimits,
     CircuitBreaker,
     Failover,
     FailoverPhases,
@@ -30,6 +29,10 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pingora_error import Error
+    from pingora_load_balancing import (
+        BreakerLimits,
+        LatencyQuantile,
+    )
     from tests.support.client import RawClient
     from tests.support.origin import Handler
 
@@ -61,9 +64,19 @@ class Gateway(FailoverPhases[Session, Attempts], ProxyHttp[Attempts]):
 class Rig:
     """Backends, the first of which is asked first, and a gateway; as an async context manager."""
 
-    def __init__(self, *handlers: Handler | None, policy: RetryPolicy = _QUICK) -> None:
+    def __init__(
+        self,
+        *handlers: Handler | None,
+        policy: RetryPolicy = _QUICK,
+        hedge_after: float | LatencyQuantile | None = None,
+        budget: RetryBudget | None = None,
+        limits: BreakerLimits | None = None,
+    ) -> None:
         self.origins = [None if handler is None else Origin(handler) for handler in handlers]
         self._policy = policy
+        self._hedge_after = hedge_after
+        self._limits = limits
+        self.budget = RetryBudget(1.0) if budget is None else budget
         self._stack = AsyncExitStack()
         self.reports: list[tuple[int, bool]] = []
 
@@ -80,15 +93,15 @@ class Rig:
                 (addresses.index(str(state.backend)), failed)
             )
         )
-        self.breaker = CircuitBreaker(self.pool, BreakerLimits())
-        failover = Failover(
+        self.breaker = CircuitBreaker(self.pool, self._limits)
+        self.failover = Failover(
             LoadBalancer(pool=self.pool),
             self._policy,
-            budget=RetryBudget(1.0),
+            budget=self.budget,
             breaker=self.breaker,
+            hedge_after=self._hedge_after,
         )
-        self.budget = failover.budget
-        self.app = Gateway(failover)
+        self.app = Gateway(self.failover)
         self.proxy = await self._stack.enter_async_context(RunningProxy(self.app))
         return self
 

@@ -43,6 +43,12 @@ class ServerApp(ABC):
             The stream, to be called again with it; None when the connection is done.
         """
 
+    async def startup(self) -> None:  # noqa: B027 - a hook: doing nothing is its default
+        """Get what the application needs; called once, before the service listens.
+
+        An error raised here is the service's: it does not start.
+        """
+
     async def cleanup(self) -> None:  # noqa: B027 - a hook: doing nothing is its default
         """Release what the application holds; called once, after its last connection ended."""
 

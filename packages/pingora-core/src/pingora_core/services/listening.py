@@ -273,11 +273,12 @@ class Service(base.Service, Generic[A]):
             context: What to run with.
 
         Raises:
-            Error: ``BIND_ERROR`` if an address cannot be listened on.
+            Error: ``BIND_ERROR`` if an address cannot be listened on; what ``app.startup`` raises.
         """
         self.check()
         shutdown = context.shutdown
         try:
+            await self._app.startup()
             serve = partial(self._serve, shutdown)
             async with self._changing:
                 serving = self._serving = await self._listeners.serve(serve, context.fds)

@@ -5,53 +5,32 @@ Theory of operation: the phases of a proxy tell what becomes of an attempt, in t
 is told the status, and ends it by raising if it is to be sent again; ``failed`` ends it with an
 error; ``end`` ends what is still open when the request is over. Whatever the end, the lease and the
 permit of the attempt are released, and the outcome is reported to the pool, once.
+
+Between the first and the second of these there may be two attempts side by side. ``hedge_delay``
+tells when, ``hedge`` begins the second one, and ``settled`` ends the loser, which has not failed by
+that. What happens to one of the two is told with its peer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, final
 
-from pingora_core.runtime.timers import Deadline, get_timers
-from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus, RetryType
-from pingora_load_balancing.circuit_breaker import CIRCUIT_OPEN
+from pingora_error import Error, ErrorSource, HTTPStatus, RetryType
+from pingora_load_balancing.latency_quantile import LatencyQuantile
+from pingora_load_balancing.retry._choice import choose_backend
+from pingora_load_balancing.retry._open_attempt import OpenAttempt
 from pingora_load_balancing.retry.policy import RetryOn, failure_of
 
 if TYPE_CHECKING:
-    from pingora_core.protocols.http.server import ServerSession
+    from collections.abc import Awaitable, Callable
+
     from pingora_core.upstreams.peer import HttpPeer, PeerAddress
-    from pingora_http import RequestHeader, ResponseHeader
     from pingora_load_balancing.backend import Backend
     from pingora_load_balancing.circuit_breaker import Permit
     from pingora_load_balancing.retry.failover import Failover
-    from pingora_load_balancing.state import Lease
+    from pingora_load_balancing.retry.request import ProxiedRequest
 
-__all__ = ["Attempts", "ProxiedRequest"]
-
-# Failures of this machine's own, though they look like the upstream's.
-_LOCAL: Final = frozenset({ErrorType.BIND_ERROR, ErrorType.SOCKET_ERROR})
-
-
-class ProxiedRequest(Protocol):
-    """What is asked of a request; the proxy's ``Session`` is one."""
-
-    @property
-    def req_header(self) -> RequestHeader:
-        """The client's request head."""
-
-    @property
-    def response_written(self) -> ResponseHeader | None:
-        """The final response head that was sent to the client, None before that."""
-
-    @property
-    def downstream_session(self) -> ServerSession:
-        """The client's side."""
-
-    def interrupt(self, error: Error) -> None:
-        """End the exchange with the upstream now, wherever it waits.
-
-        Args:
-            error: What the request fails with.
-        """
+__all__ = ["Attempts"]
 
 
 @final
@@ -69,15 +48,12 @@ class Attempts:
     """
 
     __slots__ = (
-        "_began",
-        "_deadline",
+        "_current",
         "_failover",
-        "_has_expired",
+        "_hedge",
         "_is_granted",
-        "_latency",
-        "_lease",
-        "_outcome",
-        "_permit",
+        "_is_hedging",
+        "_is_wanted",
         "_stale",
         "_tried",
         "_verdict",
@@ -94,15 +70,11 @@ class Attempts:
         self._stale = 0
         # The next attempt was granted by the budget.
         self._is_granted = False
-        # Of the attempt under way; a lease says that there is one.
-        self._lease: Lease | None = None
-        self._permit: Permit | None = None
-        self._began = 0.0
-        self._latency: float | None = None
-        # Whether it has failed, as far as is known.
-        self._outcome: bool | None = None
-        self._deadline: Deadline | None = None
-        self._has_expired = False
+        self._current: OpenAttempt | None = None
+        self._hedge: OpenAttempt | None = None
+        self._is_hedging = False  # the next backend is asked for a hedge
+        # One of two attempts side by side has failed in a way that is worth another one.
+        self._is_wanted = False
         # What `responded` has raised.
         self._verdict: Error | None = None
 
@@ -133,8 +105,11 @@ class Attempts:
                 that are (then the root is `CIRCUIT_OPEN`), or if this attempt was not granted by
                 any of the other methods, and the budget does not grant it either.
         """
+        if self._is_hedging:
+            return self._next_hedge(key)
         failover = self._failover
         self.end()
+        self._is_wanted = False
         if not self.count:
             failover.budget.deposit()
         else:
@@ -144,52 +119,15 @@ class Attempts:
             wait = failover.policy.wait_before(self.count)
             if wait > 0:
                 await failover.sleep(wait)
-        self.backend = backend = self._choose(key)
-        self._lease = failover.balancer.lease(backend)
+        backend, permit = choose_backend(failover, key, self._tried, is_retry=self.count > 0)
+        self._current = self._open(backend, permit)
+        return backend
+
+    def _open(self, backend: Backend, permit: Permit | None) -> OpenAttempt:
+        self.backend = backend
         self._tried += (backend.addr,)
         self.count += 1
-        self._latency = self._outcome = None
-        self._has_expired = False
-        self._began = failover.balancer.pool.clock()
-        return backend
-
-    def _choose(self, key: bytes) -> Backend:
-        failover = self._failover
-        balancer = failover.balancer
-        most = failover.max_iterations
-        backend = None if self._tried else balancer.select(key, most)
-        if backend is not None and self._is_admitted(backend):
-            return backend
-        tried = self._tried
-        is_refused = backend is not None
-
-        def accept(backend: Backend, is_ready: bool) -> bool:  # noqa: FBT001  # as asked for
-            nonlocal is_refused
-            if not is_ready or backend.addr in tried:
-                return False
-            if self._is_admitted(backend):
-                return True
-            is_refused = True
-            return False
-
-        backend = balancer.select_with(key, most, accept)
-        if backend is None and tried:
-            tried = ()
-            backend = balancer.select_with(key, most, accept)
-        if backend is None:
-            why = None
-            breaker = failover.breaker
-            if is_refused or (breaker is not None and breaker.open):
-                why = Error.internal(CIRCUIT_OPEN, "all that are ready have enough to do")
-            raise Error(HTTPStatus(503), "no backend can be used", cause=why)
-        return backend
-
-    def _is_admitted(self, backend: Backend) -> bool:
-        breaker = self._failover.breaker
-        if breaker is None:
-            return True
-        self._permit = breaker.try_acquire(backend, is_retry=self.count > 0)
-        return self._permit is not None
+        return OpenAttempt(self._failover, backend, permit)
 
     def prepare(self, peer: HttpPeer) -> HttpPeer:
         """Put the limits of an attempt into the options of its peer.
@@ -207,50 +145,145 @@ class Attempts:
             options.total_connection_timeout = limit if before is None else min(before, limit)
         return peer
 
+    # ---------------------------------------------------------------------- a second beside it
+
+    def hedge_delay(self, session: ProxiedRequest) -> float | None:
+        """Tell when the attempt is worth a second one beside it.
+
+        Args:
+            session: The request; without a body.
+
+        Returns:
+            Seconds from now; None for never.
+        """
+        after = self._failover.hedge_after
+        methods = self._failover.policy.methods
+        if after is None or self._current is None or session.req_header.method not in methods:
+            return None
+        if isinstance(after, LatencyQuantile):
+            self._current.latencies = after
+            return after()
+        return after
+
+    async def hedge(self, choose: Callable[[], Awaitable[HttpPeer]]) -> HttpPeer | None:
+        """Begin a second attempt beside the one under way, without a wait before it.
+
+        Args:
+            choose: Calls `next_backend`, which finds one that was not tried, and makes its peer.
+
+        Returns:
+            The peer; None if there are enough attempts.
+
+        Raises:
+            Error: If no such backend is ready, or the budget does not grant it.
+        """
+        is_hedged = self._hedge is not None
+        if is_hedged or self._is_last:
+            return None
+        self._is_hedging = True
+        try:
+            peer = await choose()
+        except BaseException:
+            self._end_hedge()
+            raise
+        finally:
+            self._is_hedging = False
+        if self._hedge is not None:
+            self._hedge.peer = peer
+        return None if self._hedge is None else peer
+
+    def _next_hedge(self, key: bytes) -> Backend:
+        failover = self._failover
+        backend, permit = choose_backend(
+            failover, key, self._tried, is_retry=True, only_untried=True
+        )
+        # Asked last, so that it is not charged for what comes to nothing.
+        if not failover.budget.withdraw():
+            if permit is not None:
+                permit.release()
+            raise Error(HTTPStatus(503), "no hedge is left in the budget")
+        failover.hedges += 1
+        self._hedge = self._open(backend, permit)
+        if self._current is not None:
+            self._hedge.latencies = self._current.latencies
+        return backend
+
+    def answered(self, session: ProxiedRequest, peer: HttpPeer, status: int) -> bool:
+        """Tell the status of a response to one of two attempts side by side.
+
+        Args:
+            session: The request.
+            peer: Of the attempt.
+            status: Of the final head.
+
+        Returns:
+            Whether it will do; else the other one should be waited for.
+        """
+        attempt = self._find(peer)
+        if attempt is not None:
+            attempt.responded(status)
+        return not self._failover.policy.retries_status(status, session.req_header.method)
+
+    def settled(self, peer: HttpPeer) -> None:
+        """Tell which of two attempts side by side goes on, though there be only one.
+
+        Args:
+            peer: Of the winner.
+        """
+        hedge = self._hedge
+        self._is_wanted = False
+        if hedge is not None and hedge.peer is peer:
+            self._hedge, loser = None, self._current
+            self._current = hedge
+            if loser is not None:
+                loser.end()
+        else:
+            self._end_hedge()
+        if self._current is not None:
+            self.backend = self._current.backend
+
+    def _end_hedge(self) -> None:
+        hedge, self._hedge = self._hedge, None
+        if hedge is not None:
+            hedge.end()
+
+    def _find(self, peer: HttpPeer | None) -> OpenAttempt | None:
+        hedge = self._hedge
+        return hedge if hedge is not None and hedge.peer is peer is not None else self._current
+
     # ---------------------------------------------------------------------- what becomes of it
 
-    def connected(self, session: ProxiedRequest) -> None:
+    def connected(self, session: ProxiedRequest, *, peer: HttpPeer | None = None) -> None:
         """Tell that the attempt has a connection; from now on it is watched that it answers.
 
         Args:
             session: The request.
+            peer: Of the attempt.
         """
-        if self._permit is not None:
-            self._permit.connected()
-        limit = self._failover.policy.per_try_timeout
-        if limit is None or self._lease is None:
-            return
-        passed = self._failover.balancer.pool.clock() - self._began
-        self._watch(session, limit, limit - passed)
+        attempt = self._find(peer)
+        if attempt is not None:
+            attempt.peer = peer
+            attempt.connected(session)
 
-    def _watch(self, session: ProxiedRequest, limit: float, seconds: float) -> None:
-        def expire() -> None:
-            if not session.downstream_session.is_body_done:
-                # It is the client that is slow. An upload has deadlines of its own.
-                self._watch(session, limit, limit)
-                return
-            self._has_expired = True
-            # No READ_TIMEDOUT, which the exchange takes for one wait of many.
-            session.interrupt(Error.up(HTTPStatus(504), f"no response within {limit} s"))
-
-        self._deadline = Deadline(get_timers(), expire)
-        self._deadline.set(seconds)
-
-    def failed_to_connect(self, session: ProxiedRequest, error: Error) -> Error:
+    def failed_to_connect(
+        self, session: ProxiedRequest, error: Error, *, peer: HttpPeer | None = None
+    ) -> Error:
         """Tell that there is no connection.
 
         Args:
             session: The request.
             error: Why.
+            peer: Of the attempt.
 
         Returns:
             The error, with a decided retry.
         """
-        if error.root_etype not in _LOCAL:
-            self._outcome = True
-        self.end()
-        allowed = self._failover.policy.allows(RetryOn.CONNECT_FAILURE, session.req_header.method)
-        error.set_retry(allowed and self._may_retry(session))
+        attempt = self._find(peer)
+        if attempt is not None:
+            attempt.blame_for_no_connection(error)
+        self._end(attempt)
+        wanted = self._failover.policy.allows(RetryOn.CONNECT_FAILURE, session.req_header.method)
+        error.set_retry(self._decide(session, wanted=wanted))
         return error
 
     def responded(self, session: ProxiedRequest, status: int) -> None:
@@ -264,31 +297,32 @@ class Attempts:
             Error: ``HTTPStatus(status)``, to be retried, if the policy says so and there may be
                 another attempt. If there may not, the response should be passed on.
         """
-        if (status < 200 and status != 101) or self._lease is None:
+        attempt = self._current
+        if (status < 200 and status != 101) or attempt is None:
             return
-        failover = self._failover
-        self._latency = failover.balancer.pool.clock() - self._began
-        if self._deadline is not None:
-            self._deadline.clear()
-        self._outcome = status in failover.failure_statuses
-        policy = failover.policy
-        if (
-            status in policy.statuses
-            and policy.allows(RetryOn.STATUS, session.req_header.method)
-            and self._may_retry(session)
-        ):
+        attempt.responded(status)
+        wanted = self._failover.policy.retries_status(status, session.req_header.method)
+        if wanted and self._may_retry(session):
             where = f"{self.backend} answered {status}"
             self.end()
             self._verdict = Error.up(HTTPStatus(status), where, retry=RetryType.RETRY)
             raise self._verdict
 
-    def failed(self, session: ProxiedRequest, error: Error, *, reused: bool) -> Error:
+    def failed(
+        self,
+        session: ProxiedRequest,
+        error: Error,
+        *,
+        reused: bool,
+        peer: HttpPeer | None = None,
+    ) -> Error:
         """Tell that the attempt failed after there was a connection.
 
         Args:
             session: The request.
             error: What happened, upstream, downstream or in a filter.
             reused: Whether the connection came from the pool.
+            peer: Of the attempt.
 
         Returns:
             The error, with a decided retry.
@@ -298,29 +332,32 @@ class Attempts:
             return error
         wanted = error.should_retry
         if error.esource is ErrorSource.UPSTREAM:
-            wanted = self._judge(session, error, reused=reused)
-        self.end()
-        error.set_retry(wanted and session.response_written is None and self._may_retry(session))
+            attempt = self._find(peer)
+            wanted = self._judge(session, error, attempt, reused=reused)
+            self._end(attempt)
+        else:
+            self.end()
+        error.set_retry(session.response_written is None and self._decide(session, wanted=wanted))
         return error
 
-    def _judge(self, session: ProxiedRequest, error: Error, *, reused: bool) -> bool:
+    def _judge(
+        self, session: ProxiedRequest, error: Error, attempt: OpenAttempt | None, *, reused: bool
+    ) -> bool:
         """Find out what an error of the upstream's means.
 
         Returns:
             True if it is worth another attempt.
         """
         is_stale = reused and error.retry is RetryType.REUSED_ONLY
-        if is_stale and not self._stale:
+        if is_stale and not self._stale and attempt is not None:
             # As if it had not been: the backend may be fine, and there is one more attempt.
             self._stale = 1
-            self._tried = self._tried[:-1]
+            self._tried = tuple(a for a in self._tried if a != attempt.backend.addr)
         # Where nothing has come of a request because the connection was being closed already,
         # nobody is to blame, but whoever raises a status blames the backend.
         if (is_stale or error.should_retry) and not isinstance(error.etype, HTTPStatus):
             return True
-        if not (reused and self._latency is None and error.etype is ErrorType.CONNECTION_CLOSED):
-            self._outcome = True
-        failure = RetryOn.TIMEOUT if self._has_expired else failure_of(error)
+        failure = failure_of(error) if attempt is None else attempt.blame(error, reused=reused)
         return error.should_retry or self._failover.policy.allows(
             failure, session.req_header.method
         )
@@ -329,35 +366,34 @@ class Attempts:
 
     def end(self) -> None:
         """Tell that the request, or this attempt, is over; again does nothing."""
-        lease, self._lease = self._lease, None
-        if lease is None:
+        self._end(self._current)
+        self._end_hedge()
+
+    def _end(self, attempt: OpenAttempt | None) -> None:
+        if attempt is None:
             return
-        lease.release()
-        if self._permit is not None:
-            self._permit.release()
-            self._permit = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        balancer = self._failover.balancer
-        latency = self._latency
-        passed = balancer.pool.clock() - self._began
-        if self._outcome is not None:
-            if latency is None:
-                latency = passed
-            balancer.report(lease.backend, latency=latency, failed=self._outcome)
-            return
-        state = balancer.state(lease.backend)
-        if state is not None and passed > (state.latency or 0.0):
-            # Nobody knows how it would have ended, but it has taken that long at least.
-            state.observe_latency(passed, balancer.pool.clock())
+        if attempt is self._hedge:
+            self._hedge = None
+        else:
+            self._current = None
+        attempt.end()
+
+    def _decide(self, session: ProxiedRequest, *, wanted: bool) -> bool:
+        if self._current is not None or self._hedge is not None:
+            # The other one goes on, and if that fails, too, it is decided.
+            self._is_wanted = self._is_wanted or wanted
+            return False
+        return (wanted or self._is_wanted) and self._may_retry(session)
+
+    @property
+    def _is_last(self) -> bool:
+        return self.count - self._stale >= self._failover.policy.max_attempts
 
     def _may_retry(self, session: ProxiedRequest) -> bool:
-        failover = self._failover
         downstream = session.downstream_session
         self._is_granted = (
-            self.count - self._stale < failover.policy.max_attempts
+            not self._is_last
             and not (downstream.body_bytes_read > 0 and downstream.retry_buffer_truncated)
-            and failover.budget.withdraw()
+            and self._failover.budget.withdraw()
         )
         return self._is_granted

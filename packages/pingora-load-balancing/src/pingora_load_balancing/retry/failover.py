@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, final
 
 from pingora_core.runtime import timers
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
 
     from pingora_load_balancing.circuit_breaker import CircuitBreaker
+    from pingora_load_balancing.latency_quantile import LatencyQuantile
     from pingora_load_balancing.selector import Selector
 
 __all__ = ["Failover"]
@@ -35,6 +37,10 @@ class Failover:
             detection. Which ones are retried is the policy's business.
         max_iterations: How many candidates to look at for each choice.
         sleep: Waits so many seconds.
+        hedge_after: Seconds after which a request without a body, whose method the policy allows
+            to be sent twice, is sent to a second backend as well, if the budget grants it. A
+            `LatencyQuantile` is fed with the latencies of these requests, and tells the time. None
+            never does.
 
     Attributes:
         balancer: As given.
@@ -44,6 +50,11 @@ class Failover:
         failure_statuses: As given.
         max_iterations: As given.
         sleep: As given.
+        hedge_after: As given; may be changed.
+        hedges: How many requests were sent to a second backend so far, side by side.
+
+    Raises:
+        ValueError: If ``hedge_after`` is negative or not finite.
     """
 
     __slots__ = (
@@ -51,6 +62,8 @@ class Failover:
         "breaker",
         "budget",
         "failure_statuses",
+        "hedge_after",
+        "hedges",
         "max_iterations",
         "policy",
         "sleep",
@@ -66,7 +79,11 @@ class Failover:
         failure_statuses: Container[int] = _SERVER_ERRORS,
         max_iterations: int = 256,
         sleep: Callable[[float], Awaitable[None]] = timers.sleep,
+        hedge_after: float | LatencyQuantile | None = None,
     ) -> None:
+        if isinstance(hedge_after, (float, int)) and not 0 <= hedge_after < math.inf:
+            msg = f"hedge_after must be at least 0 seconds, and finite, not {hedge_after}"
+            raise ValueError(msg)
         self.balancer = balancer
         self.policy = RetryPolicy() if policy is None else policy
         self.budget = RetryBudget() if budget is None else budget
@@ -74,3 +91,5 @@ class Failover:
         self.failure_statuses = failure_statuses
         self.max_iterations = max_iterations
         self.sleep = sleep
+        self.hedge_after = hedge_after
+        self.hedges = 0

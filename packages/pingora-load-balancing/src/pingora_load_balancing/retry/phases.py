@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from pingora_load_balancing.retry.attempts import ProxiedRequest
+from pingora_load_balancing.retry._plan import HedgedAttempts
+from pingora_load_balancing.retry.request import ProxiedRequest
 
 if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
@@ -49,6 +50,30 @@ class FailoverPhases(Generic[SESSION, CTX]):
         ...         return ctx.prepare(HttpPeer(await ctx.next_backend()))
     """
 
+    if TYPE_CHECKING:
+
+        async def upstream_peer(self, session: SESSION, ctx: CTX) -> HttpPeer:
+            """Choose where an attempt goes; yours."""
+
+    def hedge_request(self, session: SESSION, peer: HttpPeer, ctx: CTX) -> HedgedAttempts | None:
+        """Have a slow request sent to a second backend, if ``hedge_after`` of `Failover` is set.
+
+        That is chosen as always, by ``upstream_peer``.
+
+        Args:
+            session: The request.
+            peer: Where it is sent first.
+            ctx: The context.
+
+        Returns:
+            When, and where to; None for one attempt at a time.
+        """
+        attempts = ctx.attempts
+        delay = attempts.hedge_delay(session)
+        if delay is None:
+            return None
+        return HedgedAttempts(attempts, session, delay, lambda: self.upstream_peer(session, ctx))
+
     async def fail_to_connect(
         self, session: SESSION, peer: HttpPeer, ctx: CTX, error: Error
     ) -> Error:
@@ -63,7 +88,7 @@ class FailoverPhases(Generic[SESSION, CTX]):
         Returns:
             The error, with a decided retry.
         """
-        return ctx.attempts.failed_to_connect(session, error)
+        return ctx.attempts.failed_to_connect(session, error, peer=peer)
 
     async def connected_to_upstream(
         self,
@@ -82,7 +107,7 @@ class FailoverPhases(Generic[SESSION, CTX]):
             digest: What is known of it.
             ctx: The context.
         """
-        ctx.attempts.connected(session)
+        ctx.attempts.connected(session, peer=peer)
 
     async def upstream_response_filter(
         self, session: SESSION, upstream_response: ResponseHeader, ctx: CTX
@@ -120,7 +145,7 @@ class FailoverPhases(Generic[SESSION, CTX]):
             The error, with a decided retry.
         """
         error = error.more_context(f"Peer: {peer}")
-        return ctx.attempts.failed(session, error, reused=client_reused)
+        return ctx.attempts.failed(session, error, reused=client_reused, peer=peer)
 
     async def logging(self, session: SESSION, error: Error | None, ctx: CTX) -> None:
         """Release what the last attempt held, and report how it went.

@@ -116,6 +116,18 @@ class RetryPolicy:
             failure is RetryOn.CONNECT_FAILURE or method in self.methods
         )
 
+    def retries_status(self, status: int, method: str) -> bool:
+        """Tell whether a response is worth another attempt, however many there were.
+
+        Args:
+            status: Its status.
+            method: Of the request.
+
+        Returns:
+            True if it is, and does no harm.
+        """
+        return status in self.statuses and self.allows(RetryOn.STATUS, method)
+
     def wait_before(self, retry: int) -> float:
         """Choose how long to wait before a retry.
 

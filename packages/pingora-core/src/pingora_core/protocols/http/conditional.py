@@ -34,7 +34,8 @@ def not_modified_filter(request: RequestHeader, response: ResponseHeader) -> boo
     """Tell whether the client already has what the response would give it.
 
     ``If-None-Match`` counts alone when it is there; otherwise ``If-Modified-Since`` does. A date
-    that cannot be read is no condition (RFC 9110 section 13.1.3).
+    that cannot be read is no condition (RFC 9110 section 13.1.3). A response that does not say
+    when it was modified was not after its ``Date`` (RFC 9111 section 4.3.2).
 
     Args:
         request: The client's request head.
@@ -54,7 +55,8 @@ def not_modified_filter(request: RequestHeader, response: ResponseHeader) -> boo
     since = _date(request, "if-modified-since")
     if since is None:
         return False
-    modified = _date(response, "last-modified")
+    name = "last-modified" if "last-modified" in response else "date"
+    modified = _date(response, name)
     return modified is not None and modified <= since
 
 

@@ -30,6 +30,7 @@ class SubrequestSession(ServerSession):
         request: The head to send again; copied, without what tells of a body or a connection.
         client_addr: Address of the client on whose behalf it is made.
         server_addr: Local address on which that client's request came in.
+        digest: What is known of that client's connection; None for nothing.
 
     Source: pingora-core/src/protocols/http/subrequest/server.rs.
     """
@@ -40,18 +41,19 @@ class SubrequestSession(ServerSession):
         *,
         client_addr: SocketAddress | None = None,
         server_addr: SocketAddress | None = None,
+        digest: Digest | None = None,
     ) -> None:
         self.request = request.copy()
         self.request.remove_headers(_BODY_FIELDS | _CONNECTION_FIELDS)
         self._client_addr = client_addr
         self._server_addr = server_addr
-        self._digest = Digest()
+        self._digest = Digest() if digest is None else digest
         self._response: ResponseHeader | None = None
         self._sent = 0
 
     @property
     def digest(self) -> Digest:
-        """Empty: there is no connection."""
+        """What is known of the connection of the client on whose behalf it is made."""
         return self._digest
 
     @property

@@ -1,0 +1,132 @@
+"""Serving objects of the cache: fresh ones, and stale ones where that is allowed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Generic
+
+from pingora_cache.phase import CachePhase
+from pingora_cache.reason import NoCacheReason
+from pingora_cache.storage import HitHandler
+from pingora_error import Error
+from pingora_proxy._cached_response import (
+    CachedResponse,
+    UnreadableBodyError,
+    is_whole,
+    send_whole,
+)
+from pingora_proxy.hooks import CTX
+
+if TYPE_CHECKING:
+    from pingora_cache.cache import HttpCache
+    from pingora_http import ResponseHeader
+    from pingora_proxy._overrides import Overrides
+    from pingora_proxy.hooks import ProxyHttp
+    from pingora_proxy.session import Session
+
+__all__ = ["StoredResponses"]
+
+logger = logging.getLogger(__name__)
+
+
+class StoredResponses(Generic[CTX]):
+    """What sends objects of the cache for a service.
+
+    Args:
+        app: The user's object.
+        overrides: Which callbacks it overrides.
+    """
+
+    def __init__(self, app: ProxyHttp[CTX], overrides: Overrides) -> None:
+        self._app = app
+        self._overrides = overrides
+        self._sends_as_is = not (
+            overrides.response_filter
+            or overrides.response_body_filter
+            or overrides.cache_not_modified_filter
+            or overrides.range_header_filter
+        )
+
+    async def serves(self, session: Session, cache: HttpCache, ctx: CTX) -> bool:
+        """Serve the object that was found, with its age.
+
+        Args:
+            session: The request; nothing was sent to its client.
+            cache: Its cache, with an object in use.
+            ctx: Its context.
+
+        Returns:
+            False if the object cannot be read and nothing was sent: the cache is off then.
+
+        Raises:
+            Error: From downstream, from a callback, or from the store in the middle of the body.
+        """
+        meta = cache.cache_meta
+        header = meta.header.copy()
+        header.insert_header(b"Age", b"%d" % meta.age(cache.now()))
+        return await self.sends(session, cache, ctx, header)
+
+    async def sends(
+        self, session: Session, cache: HttpCache, ctx: CTX, header: ResponseHeader
+    ) -> bool:
+        """Serve the object that was found with a head of one's own.
+
+        Args:
+            session: The request; nothing was sent to its client.
+            cache: Its cache, with an object in use.
+            ctx: Its context.
+            header: The head; changed.
+
+        Returns:
+            False if the object cannot be read and nothing was sent: the cache is off then.
+
+        Raises:
+            Error: From downstream, from a callback, or from the store in the middle of the body.
+        """
+        handler = cache.hit_handler
+        try:
+            if self._sends_as_is and is_whole(session):
+                await send_whole(session, header, handler)
+            else:
+                response = CachedResponse(self._app, self._overrides, session, ctx)
+                await response.send(header, handler)
+        except UnreadableBodyError as unreadable:
+            logger.warning(
+                "reading from the cache failed: %s, %s",
+                unreadable.error,
+                self._app.request_summary(session, ctx),
+            )
+            cache.disable(NoCacheReason.STORAGE_ERROR)
+            return False
+        # What only has to be closed is closed at the end of the request.
+        if type(handler).finish is not HitHandler.finish:
+            try:
+                await cache.finish_hit_handler()
+            except Error as error:
+                logger.warning("ending a read from the cache failed: %s", error)
+        return True
+
+    async def serves_stale(self, session: Session, ctx: CTX, error: Error) -> bool:
+        """Serve an expired object in place of an error, where that is allowed.
+
+        Args:
+            session: The request.
+            ctx: Its context.
+            error: Why the upstream has no better answer.
+
+        Returns:
+            Whether the request was answered.
+
+        Raises:
+            Error: From downstream, from a callback, or from the store in the middle of the body.
+        """
+        cache = session.cache
+        if (
+            session.response_written is not None
+            or cache.phase is not CachePhase.STALE
+            or not cache.can_serve_stale_error
+            or not self._app.should_serve_stale(session, ctx, error)
+        ):
+            return False
+        cache.release_write_lock(NoCacheReason.UPSTREAM_ERROR)
+        return await self.serves(session, cache, ctx)

@@ -1,0 +1,183 @@
+"""Watching requests from the outside: what metrics, access logs and traces are made of.
+
+Theory of operation: a service has observers. For each request there is one :class:`RequestRecord`
+with the times of its steps; the observers are called at a few points, and look at the session and
+its record. Which methods an observer overrides is looked up once, when the service is built. A
+service without observers keeps no record and pays one comparison a request.
+
+Rules for observers: they are called in the middle of a request, synchronously, and do not wait.
+An exception of theirs is counted and logged now and then; the request does not notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, ParamSpec
+
+from pingora_proxy.request_record import AttemptRecord, RequestRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pingora_core.upstreams.peer import HttpPeer
+    from pingora_error import Error
+    from pingora_http import RequestHeader
+    from pingora_proxy.session import Session
+
+__all__ = ["AttemptRecord", "Observers", "ProxyObserver", "RequestRecord"]
+
+logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+
+
+class ProxyObserver:
+    """Is told what happens to requests; override what is of interest. Nothing is done by default."""
+
+    def request_started(self, session: Session) -> None:
+        """Be told of a request whose head was read, or could not be understood.
+
+        Args:
+            session: The request; ``session.record`` is its record. Of a malformed request the head
+                is a placeholder.
+        """
+
+    def attempt_started(self, session: Session, attempt: AttemptRecord) -> None:
+        """Be told that a peer was chosen and a connection is looked for.
+
+        Args:
+            session: The request.
+            attempt: The attempt.
+        """
+
+    def upstream_request(
+        self, session: Session, attempt: AttemptRecord, request: RequestHeader
+    ) -> None:
+        """See, and change, the head that is about to be sent to the upstream, after all filters.
+
+        Args:
+            session: The request.
+            attempt: The attempt.
+            request: The head.
+        """
+
+    def attempt_ended(self, session: Session, attempt: AttemptRecord) -> None:
+        """Be told that an attempt is over, in whatever way.
+
+        Args:
+            session: The request.
+            attempt: The attempt.
+        """
+
+    def request_ended(self, session: Session, error: Error | None) -> None:
+        """Be told the end of a request, after ``logging``; once, whatever the end.
+
+        Args:
+            session: The request.
+            error: Why it failed; None if it did not.
+        """
+
+
+class Observers:
+    """The observers of a service.
+
+    Args:
+        observers: They are called in this order.
+
+    Attributes:
+        failures: How many calls have raised.
+    """
+
+    def __init__(self, observers: Sequence[ProxyObserver]) -> None:
+        self._request_started = [
+            o.request_started for o in observers if _overrides(o, "request_started")
+        ]
+        self._attempt_started = [
+            o.attempt_started for o in observers if _overrides(o, "attempt_started")
+        ]
+        self._upstream_request = [
+            o.upstream_request for o in observers if _overrides(o, "upstream_request")
+        ]
+        self._attempt_ended = [o.attempt_ended for o in observers if _overrides(o, "attempt_ended")]
+        self._request_ended = [o.request_ended for o in observers if _overrides(o, "request_ended")]
+        self.failures = 0
+
+    def request_started(self, session: Session) -> None:
+        """Begin the record of a request.
+
+        Args:
+            session: The request.
+        """
+        session.record = RequestRecord()
+        for told in self._request_started:
+            self._tell(told, session)
+
+    def attempt_started(self, session: Session, peer: HttpPeer) -> AttemptRecord:
+        """Begin the record of an attempt.
+
+        Args:
+            session: The request; it has a record.
+            peer: Where the attempt goes.
+
+        Returns:
+            The record.
+        """
+        attempt = AttemptRecord(peer, time.monotonic())
+        if session.record is not None:
+            session.record.attempts.append(attempt)
+        for told in self._attempt_started:
+            self._tell(told, session, attempt)
+        return attempt
+
+    def upstream_request(
+        self, session: Session, attempt: AttemptRecord, request: RequestHeader
+    ) -> None:
+        """Show the head that is about to be sent.
+
+        Args:
+            session: The request.
+            attempt: The attempt.
+            request: The head.
+        """
+        for told in self._upstream_request:
+            self._tell(told, session, attempt, request)
+
+    def attempt_ended(self, session: Session, attempt: AttemptRecord, error: Error | None) -> None:
+        """End the record of an attempt.
+
+        Args:
+            session: The request.
+            attempt: The attempt.
+            error: Why it failed.
+        """
+        attempt.ended = time.monotonic()
+        attempt.error = error
+        for told in self._attempt_ended:
+            self._tell(told, session, attempt)
+
+    def request_ended(self, session: Session, error: Error | None) -> None:
+        """End the record of a request.
+
+        Args:
+            session: The request.
+            error: Why it failed.
+        """
+        if session.record is not None:
+            session.record.ended = time.monotonic()
+        for told in self._request_ended:
+            self._tell(told, session, error)
+
+    def _tell(self, told: Callable[_P, None], *facts: _P.args, **named: _P.kwargs) -> None:
+        try:
+            told(*facts, **named)
+        except Exception:
+            self.failures += 1
+            # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
+            if self.failures & (self.failures - 1) == 0:
+                logger.exception("an observer failed, %d times so far", self.failures)
+
+
+def _overrides(observer: ProxyObserver, name: str) -> bool:
+    mine: object = getattr(type(observer), name)
+    return mine is not getattr(ProxyObserver, name)

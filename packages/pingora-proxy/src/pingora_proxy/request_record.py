@@ -1,0 +1,79 @@
+"""The times of one request, for those who observe it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pingora_core.protocols.digest import Digest
+    from pingora_core.upstreams.peer import HttpPeer
+    from pingora_error import Error
+
+__all__ = ["AttemptRecord", "RequestRecord"]
+
+
+class AttemptRecord:
+    """One attempt to have an upstream answer; the times are ``time.monotonic()``.
+
+    Args:
+        peer: Where it goes.
+        started: When it began, before a connection was looked for.
+
+    Attributes:
+        peer: As given.
+        started: As given.
+        connected: When there was a connection; None if it never came to that.
+        reused: Whether the connection came from the pool; None without one.
+        digest: What is known of the connection; None without one.
+        head: When the final head of the response had arrived; None if it has not.
+        status: The status of that head; None without one.
+        ended: When the attempt was over; None while it is not.
+        error: Why it failed; None if it did not.
+    """
+
+    __slots__ = (
+        "connected",
+        "digest",
+        "ended",
+        "error",
+        "head",
+        "peer",
+        "reused",
+        "started",
+        "status",
+    )
+
+    def __init__(self, peer: HttpPeer, started: float) -> None:
+        self.peer = peer
+        self.started = started
+        self.connected: float | None = None
+        self.reused: bool | None = None
+        self.digest: Digest | None = None
+        self.head: float | None = None
+        self.status: int | None = None
+        self.ended: float | None = None
+        self.error: Error | None = None
+
+
+class RequestRecord:
+    """The course of one request.
+
+    Attributes:
+        started: When its head had been read, ``time.monotonic()``.
+        started_at: The same by the wall clock, seconds since the epoch.
+        attempts: The attempts so far.
+        ended: When it was over, ``time.monotonic()``; None while it is not.
+        failed_in: Name of the callback or step in which it failed; None if it did not.
+        state: For observers to keep what they know of the request, each under a key of its own.
+    """
+
+    __slots__ = ("attempts", "ended", "failed_in", "started", "started_at", "state")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.started_at = time.time()
+        self.attempts: list[AttemptRecord] = []
+        self.ended: float | None = None
+        self.failed_in: str | None = None
+        self.state: dict[object, object] = {}

@@ -1,0 +1,25 @@
+"""Every store of ours passes the suite that the package ships for those of its users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pingora_cache.memory import MemoryStorage
+from pingora_cache.testing import StorageSuite
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from pingora_cache.storage import Storage
+    from pingora_cache.testing import StorageOptions
+
+
+class TestMemoryStorage(StorageSuite):
+    """The store in memory."""
+
+    def make_storage(self, options: StorageOptions) -> AbstractAsyncContextManager[Storage]:
+        return MemoryStorage(
+            options.max_bytes or 100_000_000,
+            max_object_size=options.max_object_size,
+            stall_timeout=options.stall_timeout or 60.0,
+        )

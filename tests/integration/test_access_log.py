@@ -1,0 +1,138 @@
+"""Every ending of a request is in the access log, and nothing secret is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pingora_core.runtime.log_sinks import FileSink, LogQueue
+from pingora_proxy.access_log import AccessLog
+from pingora_proxy.testing import ScriptedOrigin, hang, reply
+from tests.support.client import RawClient
+from tests.support.proxy import BareProxy, RunningProxy
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pingora_proxy import Session
+
+
+class Routed(BareProxy):
+    """Names its routes, and fails on demand."""
+
+    async def request_filter(self, session: Session, ctx: None) -> bool:
+        session.route = "/things/{id}"
+        if session.req_header.path == "/bug":
+            msg = "on purpose"
+            raise RuntimeError(msg)
+        return False
+
+
+async def _raw(address: str, data: bytes) -> int:
+    async with await RawClient.connect(address) as client:
+        await client.send(data)
+        return (await client.read_response()).status
+
+
+def _get(target: str, fields: str = "") -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n".encode("latin-1")
+
+
+def _lines(log_file: Path) -> list[str]:
+    return log_file.read_text().splitlines()
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Path:
+    """Where the lines go."""
+    return tmp_path / "access.log"
+
+
+async def test_every_ending_has_a_line(log_file: Path) -> None:
+    """Answered, refused by a callback, malformed, failed upstream, left by the client."""
+    log = AccessLog(LogQueue(FileSink(log_file)), headers=["User-Agent", "Cookie"])
+    async with ScriptedOrigin() as origin:
+        origin.on("/things", reply(200, b"hello"))
+        origin.on("/hang", hang)
+        proxy = RunningProxy(Routed(origin.address), observers=[log])
+        async with proxy:
+            fields = "User-Agent: me\r\nCookie: id=1\r\n"
+            query = "?q=1&token=abc&Token=x&flag"
+            assert await _raw(proxy.address, _get(f"/things{query}", fields)) == 200
+            assert await _raw(proxy.address, _get("/bug")) == 500
+            assert await _raw(proxy.address, b"GET / HTTP/1.1\r\nbad line\r\n\r\n") == 400
+            async with await RawClient.connect(proxy.address) as client:
+                await client.send(_get("/hang"))
+                await eventually(lambda: len(origin.requests) == 2)
+            await eventually(lambda: log.queue.written + log.queue.waiting >= 4)
+    log.close()
+    lines = [json.loads(line) for line in _lines(log_file)]
+    assert [line["status"] for line in lines] == [200, 500, 400, 0]
+
+    served, bug, malformed, left = lines
+    assert served["query"] == "q=1&token=***&Token=***&flag"
+    assert (served["method"], served["path"], served["host"]) == ("GET", "/things", "a.test")
+    assert (served["user_agent"], served["cookie"]) == ("me", "***")
+    assert (served["route"], served["protocol"]) == ("/things/{id}", "HTTP/1.1")
+    assert (served["request_bytes"], served["response_bytes"]) == (0, 5)
+    assert served["upstream"]["status"] == 200
+    assert served["upstream"]["address"] == origin.address
+    assert 0 <= served["upstream"]["wait"] <= served["upstream"]["duration"] <= served["duration"]
+    assert served["client"].startswith("127.0.0.1:")
+    assert "abc" not in "".join(_lines(log_file))
+
+    assert bug["phase"] == "request_filter"
+    assert "RuntimeError in request_filter" in bug["error"]
+    assert (malformed["method"], malformed["path"]) == ("-", "-")
+    assert left["error_type"] == "ConnectionClosed"
+
+
+async def test_the_combined_format_is_what_tools_expect(log_file: Path) -> None:
+    """Quotes and control bytes of a client cannot make fields or lines of their own."""
+    log = AccessLog(LogQueue(FileSink(log_file)), format="combined")
+    async with ScriptedOrigin() as origin:
+        origin.on("*", reply(200, b"hello"))
+        async with RunningProxy(BareProxy(origin.address), observers=[log]) as proxy:
+            fields = 'User-Agent: a"b\\ \xe9\r\nReferer: http://r.test/\r\n'
+            await _raw(proxy.address, _get("/x?key=1", fields))
+    log.close()
+    (line,) = _lines(log_file)
+    assert line.startswith("127.0.0.1 - - [")
+    assert ' +0000] "GET /x?key=*** HTTP/1.1" 200 5 "http://r.test/" ' in line
+    assert line.endswith('"a\\x22b\\x5c \\xe9"')
+
+
+async def test_a_sample_has_all_failures(log_file: Path) -> None:
+    """Of what went well a share is logged, of the rest everything."""
+    chosen = iter([0.9, 0.4])
+    log = AccessLog(LogQueue(FileSink(log_file)), sample=0.5, choose=lambda: next(chosen))
+    async with ScriptedOrigin() as origin:
+        origin.on("/ok", reply(200))
+        origin.on("/bad", reply(503))
+        async with RunningProxy(BareProxy(origin.address), observers=[log]) as proxy:
+            for target in ("/ok", "/bad", "/ok"):
+                await _raw(proxy.address, _get(target))
+    log.close()
+    lines = [json.loads(line) for line in _lines(log_file)]
+    assert [line["path"] for line in lines] == ["/bad", "/ok"]
+
+
+async def test_a_log_that_cannot_be_written_does_not_touch_traffic() -> None:
+    """The disk is full: requests are answered, lines are counted."""
+    log = AccessLog(LogQueue(FileSink("/dev/full")))
+    async with ScriptedOrigin() as origin:
+        origin.on("*", reply(200))
+        async with RunningProxy(BareProxy(origin.address), observers=[log]) as proxy:
+            for _ in range(3):
+                assert await _raw(proxy.address, _get("/")) == 200
+    log.close()
+    assert log.queue.dropped == 3
+
+
+def test_a_share_is_a_share() -> None:
+    """Anything else is told at once."""
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        AccessLog(LogQueue(FileSink("/dev/null")), sample=2)

@@ -1,0 +1,179 @@
+"""The pipe between the task that fills the cache and the one that serves its client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pingora_cache.key import CacheKey
+from pingora_cache.memory import MemoryStorage
+from pingora_cache.meta import CacheMeta
+from pingora_error import Error, ErrorType
+from pingora_http import ResponseHeader
+from pingora_proxy._body_source import BodyPipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pingora_cache.storage import HitHandler, MissHandler
+
+
+async def read_all(pipe: BodyPipe) -> bytes:
+    pieces: list[bytes] = []
+    while (piece := await pipe.read_body()) is not None:
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def started(storage: MemoryStorage) -> tuple[MissHandler, HitHandler]:
+    key = CacheKey("a")
+    meta = CacheMeta(ResponseHeader(200), created=0.0, fresh_until=1.0)
+    writer = await storage.get_miss_handler(key, meta)
+    found = await storage.lookup_streaming_write(key, writer.streaming_write_tag)
+    assert found is not None
+    return writer, found[1]
+
+
+async def test_pieces_pass() -> None:
+    """What is written is read, in order, and so is the end."""
+    pipe = BodyPipe()
+    reader = asyncio.create_task(read_all(pipe))
+    for piece in (b"a", b"bc", b"d"):
+        await pipe.write(piece)
+        await asyncio.sleep(0)
+    pipe.end()
+
+    assert await reader == b"abcd"
+    assert await pipe.read_body() is None
+
+
+async def test_an_error_comes_after_what_was_written() -> None:
+    """The reader gets all there is, and then the error of the writing end."""
+    pipe = BodyPipe()
+    await pipe.write(b"a")
+    error = Error.up(ErrorType.CONNECTION_CLOSED)
+    pipe.end(error)
+
+    assert await pipe.read_body() == b"a"
+    with pytest.raises(Error) as caught:
+        await pipe.read_body()
+    assert caught.value is error
+
+
+async def test_the_writing_end_waits_without_a_store() -> None:
+    """A reader that lags behind too far holds the writing end up, until it reads on."""
+    pipe = BodyPipe(max_lag=4)
+    await pipe.write(b"abcd")
+    writing = asyncio.create_task(pipe.write(b"ef"))
+    await asyncio.sleep(0)
+    assert not writing.done()
+    assert await pipe.read_body() == b"abcd"
+    await writing
+    pipe.end()
+
+    assert await read_all(pipe) == b"ef"
+
+
+async def test_a_piece_larger_than_the_bound_passes_alone() -> None:
+    """The bound never stops a body whose pieces are larger than it."""
+    pipe = BodyPipe(max_lag=1)
+    await pipe.write(b"abc")
+    writing = asyncio.create_task(pipe.write(b"def"))
+
+    assert await pipe.read_body() == b"abc"
+    await writing
+    pipe.end()
+    assert await read_all(pipe) == b"def"
+
+
+async def test_closing_lets_the_writing_end_go() -> None:
+    """Nobody waits for a reader that has gone, and what is written then is dropped."""
+    pipe = BodyPipe(max_lag=1)
+    await pipe.write(b"a")
+    writing = asyncio.create_task(pipe.write(b"b"))
+    await asyncio.sleep(0)
+    pipe.close()
+    await writing
+    await pipe.write(b"c")
+
+    assert await pipe.read_body() is None
+
+
+async def test_closing_lets_the_reading_end_go() -> None:
+    """A read that waits ends when the pipe is closed."""
+    pipe = BodyPipe()
+    reader = asyncio.create_task(pipe.read_body())
+    await asyncio.sleep(0)
+    pipe.close()
+
+    assert await reader is None
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=9), max_size=12),
+    st.lists(st.booleans(), max_size=24),
+    st.integers(1, 12),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_slow_reader_goes_on_with_the_store(
+    pieces: list[bytes], reads: list[bool], lag: int
+) -> None:
+    """However reads and writes alternate, the reader gets each byte once, and nobody waits for it."""
+
+    async def run() -> None:
+        async with MemoryStorage(1 << 20) as storage:
+            writer, stored = await started(storage)
+            pipe = BodyPipe(stored, max_lag=lag)
+            reader = asyncio.create_task(_in_turns(pipe, iter(reads)))
+            for piece in pieces:
+                await writer.write_body(piece, end=False)
+                async with asyncio.timeout(5):
+                    await pipe.write(piece)
+                await asyncio.sleep(0)
+            await writer.finish()
+            pipe.end()
+            assert await reader == b"".join(pieces)
+            pipe.close()
+
+    asyncio.run(run())
+
+
+async def _in_turns(pipe: BodyPipe, reads: Iterator[bool]) -> bytes:
+    out: list[bytes] = []
+    while True:
+        while not next(reads, True):
+            await asyncio.sleep(0)
+        piece = await pipe.read_body()
+        if piece is None:
+            return b"".join(out)
+        out.append(piece)
+
+
+async def test_a_write_that_fails_fails_for_the_slow_reader() -> None:
+    """One that has gone on with the store never takes a broken write for the end."""
+    async with MemoryStorage(1 << 20) as storage:
+        writer, stored = await started(storage)
+        pipe = BodyPipe(stored, max_lag=2)
+        for piece in (b"ab", b"cd"):
+            await writer.write_body(piece, end=False)
+            await pipe.write(piece)
+        await writer.abort()
+        pipe.end()
+
+        assert await pipe.read_body() == b"ab"
+        with pytest.raises(Error):
+            await pipe.read_body()
+        pipe.close()
+
+
+async def test_it_cannot_seek() -> None:
+    """A pipe passes by once, and its length is not known."""
+    pipe = BodyPipe()
+
+    assert (pipe.can_seek, pipe.body_size, pipe.is_partial) == (False, None, True)
+    with pytest.raises(RuntimeError):
+        pipe.seek(1)

@@ -1,0 +1,163 @@
+"""The testing kit does what its documentation promises, in the three patterns that it names."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pingora_core import HttpPeer
+from pingora_error import Error
+from pingora_proxy import ProxyHttp
+from pingora_proxy.testing import (
+    FakeClock,
+    RunningProxy,
+    ScriptedOrigin,
+    cut_off,
+    hang,
+    make_session,
+    record_phases,
+    reply,
+    reset,
+    stream,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pingora_http import RequestHeader
+    from pingora_proxy import Session
+
+pytest_plugins = ["pingora_proxy.testing.pytest_plugin"]
+
+
+class Gate(ProxyHttp[None]):
+    """Lets those in who have a key."""
+
+    def __init__(self, origin: str = "127.0.0.1:1") -> None:
+        self.origin = origin
+
+    def new_ctx(self) -> None:
+        return None
+
+    async def request_filter(self, session: Session, ctx: None) -> bool:
+        if session.req_header.get("x-key") == "sesame":
+            return False
+        await session.respond_error(401, b"no key")
+        return True
+
+    async def upstream_peer(self, session: Session, ctx: None) -> HttpPeer:
+        return HttpPeer(self.origin)
+
+    async def upstream_request_filter(
+        self, session: Session, upstream_request: RequestHeader, ctx: None
+    ) -> None:
+        upstream_request.remove_header("x-key")
+
+
+async def test_one_callback_without_a_socket() -> None:
+    """A filter is called with a session that remembers what was sent."""
+    app = Gate()
+    stranger = make_session("GET", "/", [("Host", "a.test")])
+    assert await app.request_filter(stranger, None)
+    assert stranger.sent is not None
+    assert (stranger.sent.status, stranger.sent.text) == (401, "no key")
+
+    friend = make_session("GET", "/", [("Host", "a.test"), ("X-Key", "sesame")])
+    assert not await app.request_filter(friend, None)
+    assert friend.sent is None
+
+
+async def test_a_session_has_a_body_and_a_client() -> None:
+    """The body is read like any other, once."""
+    session = make_session("POST", "/x?y=1", [("Host", "a.test")], b"body", client="192.0.2.1:99")
+    assert session.req_header.get("content-length") == "4"
+    assert str(session.client_addr) == "192.0.2.1:99"
+    assert await session.read_request_body() == b"body"
+    assert await session.read_request_body() is None
+    assert session.downstream_session.is_body_done
+    assert not session.is_subrequest
+
+
+async def test_a_whole_proxy_between_a_client_and_an_origin() -> None:
+    """Requests go through on real sockets, and the origin remembers them."""
+    async with ScriptedOrigin() as origin:
+        origin.on("/flaky", reply(503), reply(200, b"at last"))
+        async with RunningProxy(Gate(origin.address)) as proxy:
+            key = [("X-Key", "sesame")]
+            assert (await proxy.get("/flaky")).status == 401
+            assert (await proxy.get("/flaky", key)).status == 503
+            last = await proxy.request("POST", "/flaky?again", key, b"data")
+            assert (last.status, last.text) == (200, "at last")
+            assert (await proxy.get("/unknown", key)).status == 404
+    assert [request.path for request in origin.requests] == ["/flaky", "/flaky", "/unknown"]
+    assert origin.requests[1].body == b"data"
+    assert origin.requests[1].header.get("x-key") is None
+
+
+async def test_phases_are_recorded_in_their_order() -> None:
+    """Every callback is noted, overridden or not."""
+    async with ScriptedOrigin() as origin:
+        origin.on("*", reply(200, b"x"))
+        app = Gate(origin.address)
+        phases = record_phases(app)
+        async with RunningProxy(app) as proxy:
+            assert (await proxy.get("/", [("X-Key", "sesame")])).status == 200
+    expected = ["new_ctx", "early_request_filter", "request_filter", "upstream_peer"]
+    expected += [
+        "upstream_request_filter",
+        "upstream_response_filter",
+        "response_filter",
+        "logging",
+    ]
+    assert [name for name in phases if name in expected] == expected
+
+
+async def test_faults_of_an_origin_are_seen_as_such() -> None:
+    """What is cut off, reset or never answered is not taken for a response."""
+    async with ScriptedOrigin() as origin:
+        origin.on("/cut", cut_off(b"half", 8))
+        origin.on("/reset", reset)
+        origin.on("/hang", hang)
+        gate = asyncio.Event()
+        origin.on("/stream", stream([b"a", b"b"], gate=gate))
+        async with RunningProxy(Gate(origin.address)) as proxy:
+            key = [("X-Key", "sesame")]
+            with pytest.raises(Error):
+                await proxy.get("/cut", key)
+            assert (await proxy.get("/reset", key)).status == 502
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await proxy.get("/hang", key)
+            gate.set()
+            assert (await proxy.get("/stream", key)).body == b"ab"
+
+
+async def test_the_fixtures_start_and_stop(
+    scripted_origin: ScriptedOrigin,
+    start_proxy: Callable[[ProxyHttp[None]], Awaitable[RunningProxy[None]]],
+) -> None:
+    """They are ready to use, and are cleaned up after the test."""
+    scripted_origin.on("*", reply(204))
+    proxy = await start_proxy(Gate(scripted_origin.address))
+    assert (await proxy.get("/", [("X-Key", "sesame")])).status == 204
+
+
+def test_a_fake_clock_moves_forward_only() -> None:
+    """It stands still unless a test says so."""
+    clock = FakeClock(10.0)
+    clock.advance(1.5)
+    assert clock() == 11.5
+    with pytest.raises(ValueError, match="does not go back"):
+        clock.advance(-1)
+
+
+def test_misuse_is_told() -> None:
+    """A script without a step, a client that is a name, a proxy that does not run."""
+    with pytest.raises(ValueError, match="at least one step"):
+        ScriptedOrigin().on("/")
+    with pytest.raises(ValueError, match="not a name"):
+        make_session(client="a.test:1")
+    with pytest.raises(RuntimeError, match="async with"):
+        _ = RunningProxy(Gate()).client
