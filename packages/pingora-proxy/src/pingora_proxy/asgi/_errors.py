@@ -1,0 +1,20 @@
+"""What is said about applications that break the rules."""
+
+from __future__ import annotations
+
+from pingora_error import Error, ErrorType
+
+__all__ = ["application_error"]
+
+
+def application_error(what: str, cause: BaseException | None = None) -> Error:
+    """Make the error for a fault of an application.
+
+    Args:
+        what: What it has done.
+        cause: What it has raised.
+
+    Returns:
+        The error; a 500 for the client.
+    """
+    return Error.internal(ErrorType.INTERNAL_ERROR, what, cause=cause)
