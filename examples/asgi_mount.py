@@ -1,11 +1,11 @@
-"""A proxy that answers some routes itself, with FastAPI, and proxies the rest.
+r"""A proxy that answers some routes itself, with FastAPI, and proxies the rest.
 
 Run it in front of a server and try::
 
     python examples/asgi_mount.py 127.0.0.1:8000
     curl 127.0.0.1:6188/anything                  # from the server behind
     curl 127.0.0.1:6188/api/limits/alice          # from FastAPI, in this process
-    curl -X PUT -d '{"requests": 5}' -H 'Content-Type: application/json' \\
+    curl -X PUT -d '{"requests": 5}' -H 'Content-Type: application/json' \
         127.0.0.1:6188/api/limits/alice
 """
 

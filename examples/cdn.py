@@ -15,8 +15,8 @@ Without ``--disk`` the cache is in memory only.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
+from ipaddress import ip_address
 
 from pingora_cache.cache_status import append_cache_status
 from pingora_cache.disk import DiskStorage
@@ -27,6 +27,7 @@ from pingora_cache.storage import PurgeAction, Storage
 from pingora_cache.tags import parse_tags
 from pingora_cache.tiered import TieredStorage
 from pingora_core import HttpPeer, Opt, Server
+from pingora_core.protocols.address import InetAddress
 from pingora_http import ResponseHeader
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
 
@@ -59,12 +60,12 @@ class Cdn(ProxyHttp[None]):
         if session.req_header.method != "PURGE":
             return False
         client = session.client_addr
-        if client is None or not ipaddress.ip_address(client.host).is_loopback:
+        if not isinstance(client, InetAddress) or not ip_address(client.host).is_loopback:
             await session.respond_error(403)
             return True
         tags = parse_tags(session.req_header)
         for tag in tags:
-            await self.storage.purge_tag(tag, action=purge_action(session))
+            await self.storage.purge_tag(tag, action=self.purge_action(session))
         if tags:
             await session.write_response_header(ResponseHeader(204), end=True)
         return bool(tags)
@@ -73,19 +74,17 @@ class Cdn(ProxyHttp[None]):
         session.cache.enable(self.storage, lock=self.lock, policy=self.policy)
 
     async def is_purge(self, session: Session, ctx: None) -> bool | PurgeAction:
-        return session.req_header.method == "PURGE" and purge_action(session)
+        return session.req_header.method == "PURGE" and self.purge_action(session)
+
+    def purge_action(self, session: Session) -> PurgeAction:
+        is_soft = session.req_header.get("purge-mode") == "soft"
+        return PurgeAction.EXPIRE if is_soft else PurgeAction.DELETE
 
     async def response_filter(
         self, session: Session, upstream_response: ResponseHeader, ctx: None
     ) -> None:
         if upstream_response.status >= 200:
             append_cache_status(upstream_response, session.cache.status("cdn"))
-
-
-def purge_action(session: Session) -> PurgeAction:
-    """Tell what a purge does to what it meets."""
-    is_soft = session.req_header.get("purge-mode") == "soft"
-    return PurgeAction.EXPIRE if is_soft else PurgeAction.DELETE
 
 
 def main() -> None:
@@ -111,9 +110,7 @@ def main() -> None:
         disk = DiskStorage(args.disk, max_bytes=args.disk_size * MIB)
         storage = TieredStorage(storage, disk)
     policy = CachePolicy(stale_if_error=3600, set_cookie=args.set_cookie)
-    proxy = http_proxy_service(
-        server.configuration, Cdn(HttpPeer(args.origin), storage, policy)
-    )
+    proxy = http_proxy_service(server.configuration, Cdn(HttpPeer(args.origin), storage, policy))
     proxy.add_tcp(args.listen)
     server.add_service(proxy)
     server.run_forever()

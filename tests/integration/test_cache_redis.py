@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pingora_cache.key import CacheKey
     from pingora_cache.redis import RedisStorage
     from pingora_cache.storage import MissHandler, Storage
+    from tests.support.cache_redis import Ask
 
 
 @pytest.fixture
@@ -131,6 +132,7 @@ async def test_reading_ahead_is_one_piece(client: Redis) -> None:
         await write(storage, BODY)
         reader = await find(storage)
         faulty.asked.clear()
+        assert reader.eviction_weight > len(BODY)
         assert await reader.read_body() == BODY[:1000]
         await eventually(lambda: faulty.asked == ["CHUNK"] * 2)
         reader.seek(2500, 2600)
@@ -244,7 +246,7 @@ async def test_redis_stalls(server: RedisServer, storage: RedisStorage) -> None:
         with pytest.raises(Error):
             await storage.purge(make_key().to_compact())
         with pytest.raises(Error):
-            await storage.purge_tag(b"a")
+            await storage.purge_tag(b"a", action=PurgeAction.EXPIRE)
         with pytest.raises(Error):
             await storage.update_meta(make_key(), make_meta())
         with pytest.raises(Error):
@@ -280,6 +282,38 @@ async def test_a_write_that_redis_is_too_slow_for(client: Redis) -> None:
             await writer.write_body(make_body("large", 50_000), end=False)
         assert faulty.asked.count("APPEND") == 2
         writer.close()
+
+
+async def test_a_redis_that_does_not_keep_up(client: Redis) -> None:
+    """Each answer comes in time, but all together do not."""
+    faulty = FaultyRedis(client)
+
+    async def slow(ask: Ask) -> object:
+        await asyncio.sleep(0.04)
+        return await ask()
+
+    async with open_redis(faulty) as storage:
+        writer = await begin(storage)
+        faulty.faults["APPEND"] = slow
+        with _hurry(storage), pytest.raises(Error):
+            await writer.write_body(make_body("large", 50_000), end=False)
+        with pytest.raises(Error):
+            await writer.finish()
+        writer.close()
+
+
+async def test_a_writer_that_is_closed_while_it_writes(client: Redis) -> None:
+    """What waits ends with an Error."""
+    faulty = FaultyRedis(client)
+    async with open_redis(faulty) as storage:
+        writer = await begin(storage)
+        faulty.faults["APPEND"] = deaf
+        writing = asyncio.create_task(writer.write_body(make_body("large", 5000), end=False))
+        await eventually(lambda: faulty.asked.count("APPEND") == 2)
+        writer.close()
+        with pytest.raises(Error):
+            await writing
+        assert storage.stats.aborted_writes == 1
 
 
 async def test_a_publication_whose_answer_is_lost(client: Redis) -> None:

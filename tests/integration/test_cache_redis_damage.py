@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_cache.redis import connect
+from pingora_cache.redis._frames import Kind, Shape, seal
 from pingora_cache.storage import PurgeResult
 from pingora_cache.testing.harness import make_body, make_key, make_meta
 from pingora_error import Error, ErrorType
@@ -84,6 +85,28 @@ async def test_a_damaged_piece(client: Redis, storage: RedisStorage) -> None:
         assert caught.value.etype == ErrorType.READ_ERROR, name
         assert storage.stats.corrupt == corrupt + 1
         await cleared(client)
+
+
+async def test_pieces_of_another_size(client: Redis, storage: RedisStorage) -> None:
+    """They prove what they are, but are not all of it."""
+    write_id = b"\1" * 16
+    short = seal(Kind.CHUNK, write_id, 0, [b"short"])
+    shapes = {"body": Shape(write_id, 4500, 1000), "inline": Shape(write_id, 10, 0)}
+    for name, shape in shapes.items():
+        await write(storage, BODY if name == "body" else SMALL)
+        head = await only_key(client, ":h")
+        frame = seal(Kind.SHAPE, make_key().combined_hash, 0, [shape.to_bytes()])
+        await client.hset(head, mapping={"i": write_id.hex(), "s": frame})
+        if name == "body":
+            body = f"{head[:-1]}b:{write_id.hex()}"
+            await client.hset(body, mapping={str(index): short for index in range(5)})
+            with pytest.raises(Error):
+                await read(storage)
+        else:
+            await client.hset(head, "b", short)
+            assert await read(storage) is None
+        await client.flushall()
+    assert storage.stats.corrupt == 2
 
 
 @pytest.mark.parametrize("field", ["i", "s", "m", "c", "t", "b", "x"])

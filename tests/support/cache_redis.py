@@ -26,6 +26,7 @@ __all__ = [
     "PATIENCE",
     "SMALL",
     "TUNING",
+    "Ask",
     "FaultyRedis",
     "cleared",
     "deaf",

@@ -272,6 +272,39 @@ async def test_purge(rig: CacheRig, action: PurgeAction, result: PurgeResult) ->
     assert bool(again) is (action is PurgeAction.EXPIRE)
 
 
+@pytest.mark.parametrize(
+    ("variance", "result"), [(None, PurgeResult.EXPIRED), (VARIANCE, PurgeResult.PURGED)]
+)
+async def test_what_has_variants_does_not_only_expire(
+    rig: CacheRig, variance: bytes | None, result: PurgeResult
+) -> None:
+    """Only as long as there is nothing in the primary slot, or something new, are they outdated."""
+    rig.store.put(rig.key(), rig.meta(variance=variance), BODY)
+    assert await rig.request().purge(action=PurgeAction.EXPIRE) is result
+    assert (rig.key().combined_hash in rig.store.objects) is (variance is None)
+    assert rig.stats.purges == 1
+
+
+async def test_a_variant_expires_alone(rig: CacheRig) -> None:
+    """In its slot, and under its key, a variant is an object like any other."""
+    await _variant(rig)
+    cache = rig.request()
+    cache.cache_key.variance = VARIANCE
+    assert await cache.purge(action=PurgeAction.EXPIRE) is PurgeResult.EXPIRED
+    assert len(rig.store.objects) == 2
+
+
+async def test_an_object_that_goes_while_it_expires(rig: CacheRig) -> None:
+    """Gone is gone."""
+    rig.store.put(rig.key(), rig.meta(), BODY)
+    gate = rig.store.gate("lookup")
+    purging = asyncio.create_task(rig.request().purge(action=PurgeAction.EXPIRE))
+    await asyncio.sleep(0)
+    rig.store.objects.clear()
+    gate.set()
+    assert await purging is PurgeResult.EXPIRED
+
+
 async def test_purge_in_the_background(rig: CacheRig) -> None:
     """The request does not wait for it; who stops does."""
     cache = await rig.stored()

@@ -38,10 +38,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def drained(manager: EvictionManager) -> list[str]:
     """Evict everything one by one, and tell the order."""
-    order = []
+    order: list[str] = []
     while manager.total_items:
         order += map(str, manager.evict_to(manager.total_size - 1))
     return order
+
+
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
 
 
 async def test_all_is_there_again(kind: str, tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ async def test_all_is_there_again(kind: str, tmp_path: Path) -> None:
     assert await loaded.load(tmp_path) == 500
     assert (loaded.total_size, loaded.total_items) == (manager.total_size, 500)
     assert all(loaded.peek(key) for key in keys)
-    assert os.listdir(tmp_path) == [FILES[kind]]
+    assert names_in(tmp_path) == [FILES[kind]]
 
 
 async def test_the_order_is_kept(tmp_path: Path) -> None:
@@ -290,7 +294,7 @@ async def test_saving_fails(kind: str, tmp_path: Path, monkeypatch: pytest.Monke
             await manager.save(tmp_path)
 
     assert caught.value.etype is ErrorType.FILE_WRITE_ERROR
-    assert os.listdir(tmp_path) == [FILES[kind]]
+    assert names_in(tmp_path) == [FILES[kind]]
     assert await MANAGERS[kind](100).load(tmp_path) == 1
 
 

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_cache._tiered_marks import Marks, Recent, Turns
+from pingora_cache.admission import AlwaysAdmit
+from pingora_cache.memory import MemoryStorage
 from pingora_cache.storage import MissHandler, PurgeAction, PurgeKind
 from pingora_cache.testing.harness import make_key, make_meta
+from pingora_cache.tiered import TieredStorage
+from pingora_error import Error
 from tests.support.cache_objects import begin, drain, find, read, write
+from tests.support.cache_store import PlainStore
 from tests.support.cache_tiers import BODY, HASH, KEY, TROUBLE, Pair
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from tests.support.cache_store import PlainStore
 
     Purge = Callable[[Pair], Awaitable[object]]
 
@@ -219,6 +222,51 @@ async def test_a_cancelled_copy(pair: Pair) -> None:
     pair.check_idle()
 
 
+async def test_a_copy_of_what_is_not_whole(pair: Pair) -> None:
+    """A second tier that breaks its word does not spoil the first."""
+    pair.put_second()
+    reader = await find(pair.storage)
+    pair.second.objects[HASH].pieces.pop()
+    assert await drain(reader) == BODY[:5]
+
+    assert not pair.first.objects
+    pair.check_idle()
+
+
+async def test_ranges_of_what_is_being_copied() -> None:
+    """Only who reads all of it from the beginning leaves a copy."""
+    first, second = PlainStore(), MemoryStorage(1_000_000)
+    storage = TieredStorage(first, second, promote=AlwaysAdmit())
+    await write(second, BODY)
+
+    for ranges, expected, copied in (
+        ([(2, None)], BODY[2:], False),
+        ([(0, 5), (5, 10)], BODY[5:], False),
+        ([(2, 4), (0, None)], BODY, False),
+        ([(0, None), (0, 10), (0, 100)], BODY, True),
+    ):
+        reader = await find(storage)
+        assert reader.can_seek
+        assert reader.can_seek_multipart
+        assert not reader.is_partial
+        assert reader.should_count_access
+        assert reader.eviction_weight > 10
+        assert reader.body_size == 10
+        for start, end in ranges:
+            reader.seek(start, end)
+        with pytest.raises(Error):
+            reader.seek(10)
+        assert await drain(reader) == expected
+        assert bool(first.objects) == copied
+    first.objects.clear()
+    reader = await find(storage)
+    assert await reader.read_body() == BODY  # and so it was copied
+    reader.seek(3, 5)
+    assert await drain(reader) == BODY[3:5]
+    assert first.objects[HASH].body == BODY
+    assert storage._tiers.budget.taken == 0
+
+
 # ------------------------------------------------------------------------------ writes
 
 
@@ -238,6 +286,16 @@ async def test_a_purge_while_a_write_begins(purge: Purge, streaming: tuple[bool,
     for tier in (pair.first, pair.second):
         assert [each.object.is_purged for _, each in tier.writing] == [True] * tier.writers
     writer.close()
+    pair.check_idle()
+
+
+async def test_a_write_that_is_cancelled_while_it_begins(pair: Pair) -> None:
+    """What has begun in one tier is given up."""
+    beginning = await _held(pair.first, "get_miss_handler", begin(pair.storage))
+    assert pair.second.writers == 1
+    beginning.cancel()
+    await asyncio.wait([beginning])
+
     pair.check_idle()
 
 
@@ -267,6 +325,18 @@ async def test_a_write_that_was_purged_elsewhere(pair: Pair) -> None:
     assert not (await writer.finish()).published
     assert await drain(reader) == BODY
     assert not pair.first.objects
+    pair.check_idle()
+
+
+async def test_a_first_tier_that_fails_to_leave_a_write(pair: Pair) -> None:
+    """Counted, and nothing else."""
+    pair = Pair(streaming=(True, False))
+    writer = await begin(pair.storage)
+    await pair.second.purge(KEY.to_compact())
+    pair.first.faults["finish"] = TROUBLE
+
+    assert not (await writer.finish()).published
+    assert pair.storage.stats.first_errors == 1
     pair.check_idle()
 
 
