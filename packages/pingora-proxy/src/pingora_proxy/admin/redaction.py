@@ -21,7 +21,7 @@ REDACTED: Final = "[redacted]"
 _SECRET_WORDS: Final = frozenset({
     "apikey", "auth", "authentication", "authorization", "bearer", "cookie", "cookies",
     "credential", "credentials", "dsn", "jwt", "key", "keys", "nonce", "pass", "passphrase",
-    "passwd", "password", "passwords", "pepper", "pin", "private", "psk", "pw", "pwd", "salt",
+    "passwd", "password", "passwords", "pepper", "private", "psk", "pw", "pwd", "salt",
     "secret", "secrets", "session", "signature", "signing", "token", "tokens",
 })  # fmt: skip
 # Words as people write them: snake_case, kebab-case, camelCase, HTTPHeader.
@@ -74,7 +74,9 @@ def _redact(value: object, depth: int, *, is_secret: bool) -> object:
         value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, Mapping):
         return {
-            _text(str(key)): _redact(each, depth + 1, is_secret=is_secret or is_secret_name(str(key)))
+            _text(str(key)): _redact(
+                each, depth + 1, is_secret=is_secret or is_secret_name(str(key))
+            )
             for key, each in list(value.items())[:_MAX_ITEMS]
         }
     if isinstance(value, Sequence | AbstractSet) and not isinstance(value, str | bytes | bytearray):

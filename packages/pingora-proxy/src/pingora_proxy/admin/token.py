@@ -73,7 +73,9 @@ class AdminToken:
             msg = f"the token from {self.source} has fewer than {MIN_TOKEN_LENGTH} characters"
             raise ValueError(msg)
         if _TOKEN.fullmatch(text) is None:
-            msg = f"the token from {self.source} has other characters than A-Z a-z 0-9 . _ ~ + / - ="
+            msg = (
+                f"the token from {self.source} has other characters than A-Z a-z 0-9 . _ ~ + / - ="
+            )
             raise ValueError(msg)
         return text
 

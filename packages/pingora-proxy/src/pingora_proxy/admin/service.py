@@ -1,0 +1,213 @@
+"""The service of the admin interface: where it listens, and what it needs to be safe there."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, final
+
+from pingora_core.apps.serve_http import HttpServer
+from pingora_core.conf import CONFIG_ERROR
+from pingora_core.listeners.l4 import UdsServerAddress
+from pingora_core.services import listening, service as base
+from pingora_error import Error, ErrorSource
+from pingora_proxy.admin.app import AdminApp
+from pingora_proxy.admin.guard import Guard, host_name, is_loopback_name
+from pingora_proxy.admin.operations import Operations
+from pingora_proxy.admin.siblings import Siblings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Mapping
+
+    from pingora_core.conf import ServerConf
+    from pingora_core.listeners.l4 import ServerAddress
+    from pingora_core.protocols.address import SocketAddress
+    from pingora_proxy.admin.sources import (
+        BackendSource,
+        CacheSource,
+        MetricsSource,
+        ProxyView,
+        ServerView,
+    )
+    from pingora_proxy.admin.token import AdminToken
+
+__all__ = ["DEFAULT_ADDRESS", "AdminService"]
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:6190"
+"""Where the admin interface listens if nothing else is said."""
+
+_OWNER_ONLY: Final = 0o600
+
+
+@final
+class AdminService(base.Service):
+    """Health, configuration, backends, caches, log level and a live page, on a listener of its own.
+
+    There is none unless the program adds it to its server. Without a token it listens on loopback
+    addresses and Unix sockets only. In a server with several workers every one of them has it:
+    what one is told it tells the others.
+
+    Args:
+        server: The server.
+        token: What clients must send as ``Authorization: Bearer``; None asks for nothing.
+        listen: Where to listen, and ``unix:/path`` for a Unix socket that only the owner can use;
+            None for only what is added with ``add_tcp``, ``add_uds`` and ``add_tls``.
+        metrics: Where the numbers are.
+        backends: Backends that are shown, and can be taken out, by a name for them.
+        caches: Caches that are shown, and can be purged, by name.
+        proxies: Proxies whose upstream connections are shown, by name.
+        allowed_hosts: Names under which the interface is reached, beside ``localhost``; addresses
+            are always allowed.
+        name: What logs call the service.
+
+    Examples:
+        >>> from pingora_core import Server
+        >>> admin = AdminService(Server())
+        >>> [address.key for address in admin.listen_addresses]
+        ['127.0.0.1:6190']
+    """
+
+    notifies_ready = True
+
+    def __init__(
+        self,
+        server: ServerView,
+        *,
+        token: AdminToken | None = None,
+        listen: str | None = DEFAULT_ADDRESS,
+        metrics: MetricsSource | None = None,
+        backends: Mapping[str, BackendSource] | None = None,
+        caches: Mapping[str, CacheSource] | None = None,
+        proxies: Mapping[str, ProxyView] | None = None,
+        allowed_hosts: Collection[str] = (),
+        name: str = "Admin",
+    ) -> None:
+        super().__init__(name)
+        self._token = token
+        self._operations = Operations(
+            server,
+            metrics=metrics,
+            backends=backends or {},
+            caches=caches or {},
+            proxies=proxies or {},
+        )
+        self._guard = Guard(None, allowed_hosts)
+        self._siblings = Siblings(self._answer)
+        self._app = AdminApp(self._operations, self._guard, self._siblings)
+        self._listening = listening.Service(name, HttpServer(self._app))
+        if listen is not None and listen.startswith("unix:"):
+            self.add_uds(listen.removeprefix("unix:"))
+        elif listen is not None:
+            self.add_tcp(listen)
+
+    @property
+    def listen_addresses(self) -> tuple[ServerAddress, ...]:
+        """Where the service is to listen."""
+        return self._listening.listen_addresses
+
+    @property
+    def addresses(self) -> tuple[SocketAddress, ...]:
+        """Where it listens, with the ports that the kernel chose; empty before it does."""
+        return self._listening.addresses
+
+    @property
+    def refused(self) -> int:
+        """How many requests were refused for their host, their site or their token."""
+        return self._guard.refused
+
+    def add_tcp(self, address: str) -> None:
+        """Listen on a TCP address; other than loopback only with a token.
+
+        Args:
+            address: ``127.0.0.1:6190``, ``[::1]:6190`` or ``name:6190``.
+        """
+        self._listening.add_tcp(address)
+
+    def add_uds(self, path: str, permissions: int = _OWNER_ONLY) -> None:
+        """Listen on a Unix socket.
+
+        Args:
+            path: Where its file is made.
+            permissions: Mode of the file.
+        """
+        self._listening.add_uds(path, permissions)
+
+    def add_tls(
+        self,
+        address: str,
+        cert_path: str | os.PathLike[str],
+        key_path: str | os.PathLike[str],
+    ) -> None:
+        """Listen with TLS; on other addresses than loopback only with a token.
+
+        Args:
+            address: As for `add_tcp`.
+            cert_path: PEM file with the certificate, then each its issuer.
+            key_path: PEM file with its private key.
+        """
+        self._listening.add_tls(address, cert_path, key_path)
+
+    # ----------------------------------------------------------------------------- run
+
+    def check(self) -> None:
+        """Refuse a token that is none, and addresses that need one.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` with what is wrong and what is allowed.
+        """
+        self._listening.check()
+        try:
+            self._guard.set_token(None if self._token is None else self._token.read())
+        except ValueError as error:
+            raise self._wrong(str(error)) from error
+        if not self._guard.asks_for_token:
+            exposed = [each.key for each in self.listen_addresses if not _is_local(each)]
+            if exposed:
+                raise self._wrong(
+                    f"address: got {', '.join(exposed)} without a token, allowed: loopback "
+                    "addresses and Unix sockets; others with a token"
+                )
+
+    def _wrong(self, problem: str) -> Error:
+        return Error(CONFIG_ERROR, f"service {self.name!r}: {problem}", source=ErrorSource.INTERNAL)
+
+    async def start_service(self, context: base.ServiceContext) -> None:
+        """Answer requests until the shutdown.
+
+        Args:
+            context: What to run with.
+        """
+        self._operations.begin()
+        if context.conf.is_supervised:
+            await self._siblings.start()
+        try:
+            await self._listening.start_service(context)
+        finally:
+            await self._siblings.stop()
+
+    async def reload(self, conf: ServerConf) -> None:
+        """Read the token again, and certificates.
+
+        Args:
+            conf: The new configuration.
+
+        Raises:
+            Error: ``CONFIG_ERROR`` if there is something wrong; then the old ones stay in use.
+        """
+        if self._token is not None:
+            try:
+                self._guard.set_token(self._token.read())
+            except ValueError as error:
+                raise self._wrong(str(error)) from error
+        await self._listening.reload(conf)
+
+    async def _answer(self, question: dict[str, object]) -> dict[str, object]:
+        return await self._app.answer(question)
+
+
+def _is_local(address: ServerAddress) -> bool:
+    if isinstance(address, UdsServerAddress):
+        return True
+    return is_loopback_name(host_name(address.key))
