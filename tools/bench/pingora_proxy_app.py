@@ -1,8 +1,9 @@
 """The proxy that is measured: every phase of the framework, one fixed peer, one field set.
 
 Run with a JSON object: ``port`` to listen on; ``origin``, the origin's port; ``front``, one of
-plain, tls and grpc; ``certificate`` and ``key``, paths of PEM files; ``engine``, the HTTP/2
-library; ``workers``, how many; ``profile``, a file for the profile of the run, or nothing.
+plain, tls, grpc, cache and cache_disk; ``certificate`` and ``key``, paths of PEM files; ``engine``,
+the HTTP/2 library; ``workers``, how many; ``disk``, a folder for the objects of a cache on disk;
+``profile``, a file for the profile of the run, or nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, TypedDict
 
+from pingora_cache.lock import CacheLock
+from pingora_cache.memory import MemoryStorage
+from pingora_cache.policy import CachePolicy
 from pingora_core import HttpPeer, Server
 from pingora_core.apps.http_app import HttpServerOptions
 from pingora_core.conf import ServerConf
@@ -21,11 +25,13 @@ from pingora_core.protocols.tls.alpn import ALPN
 from pingora_proxy import ProxyHttp, http_proxy_service
 
 if TYPE_CHECKING:
+    from pingora_cache.storage import Storage
     from pingora_core.protocols.http.v2.options import EngineName
     from pingora_http import RequestHeader
     from pingora_proxy import Session
 
 _IDLE_SECONDS = 300.0
+_CACHE_BYTES = 1 << 30
 
 
 class _Options(TypedDict):
@@ -36,6 +42,7 @@ class _Options(TypedDict):
     key: str
     engine: EngineName
     workers: int
+    disk: str
     profile: str
 
 
@@ -83,19 +90,65 @@ class Forward(ProxyHttp[None]):
         upstream_request.insert_header("X-Forwarded-For", "127.0.0.1")
 
 
+class Cache(Forward):
+    """Answers from a cache; the origin says nothing about it, so an hour is assumed."""
+
+    def __init__(self, origin: str, storage: Storage) -> None:
+        """Remember where objects are kept.
+
+        Args:
+            origin: The origin's address.
+            storage: The store.
+        """
+        super().__init__(origin, ALPN.H1)
+        self._storage = storage
+        self._lock = CacheLock(60.0)
+        self._policy = CachePolicy(default_ttl={200: 3600.0})
+
+    async def startup(self) -> None:
+        """Open the store."""
+        await self._storage.open()
+
+    async def cleanup(self) -> None:
+        """Close the store."""
+        await self._storage.close()
+
+    async def request_cache_filter(self, session: Session, ctx: None) -> None:  # noqa: ARG002
+        """Switch the cache on.
+
+        Args:
+            session: The request.
+            ctx: Nothing.
+        """
+        session.cache.enable(self._storage, lock=self._lock, policy=self._policy)
+
+
+def _application(options: _Options) -> Forward:
+    origin = f"127.0.0.1:{options['origin']}"
+    match options["front"]:
+        case "cache":
+            return Cache(origin, MemoryStorage(_CACHE_BYTES))
+        case "cache_disk":
+            # Imported where it is measured, as an application does.
+            from pingora_cache.disk import DiskStorage  # noqa: PLC0415
+
+            return Cache(origin, DiskStorage(options["disk"], max_bytes=_CACHE_BYTES))
+        case front:
+            return Forward(origin, ALPN.H2 if front == "grpc" else ALPN.H1)
+
+
 def main() -> None:
     """Serve until told to stop."""
     options: _Options = json.loads(sys.argv[1])
     server = Server(conf=ServerConf(workers=options["workers"]))
-    alpn = ALPN.H2 if options["front"] == "grpc" else ALPN.H1
     http2 = Http2Options(engine=options["engine"], idle_timeout=_IDLE_SECONDS)
     service = http_proxy_service(
         server.configuration,
-        Forward(f"127.0.0.1:{options['origin']}", alpn),
+        _application(options),
         server_options=HttpServerOptions(http2=http2),
     )
     address = f"127.0.0.1:{options['port']}"
-    if options["front"] == "plain":
+    if options["front"] in {"plain", "cache", "cache_disk"}:
         service.add_tcp(address)
     else:
         settings = TlsSettings.intermediate(options["certificate"], options["key"])

@@ -21,6 +21,9 @@ _RATIOS = {
     "response_1mib": 1.2,
     "tls_small_get": 2.5,
     "tls_handshakes": 2.0,
+    "cache_small": 2.0,
+    "cache_1mib": 1.0,
+    "cache_disk_1mib": 1.5,
 }
 
 
@@ -44,6 +47,8 @@ class Row:
         kib_per_connection: Memory that one idle connection costs; None elsewhere.
         rss_growth_kib: Growth from the end of the warm-up to the end; None elsewhere.
         idle_cores: Cores' worth of CPU time that nobody used meanwhile; None elsewhere.
+        origin_requests: Requests for one object that reached the origin, the most in a round; None
+            elsewhere.
     """
 
     scenario: str
@@ -60,6 +65,7 @@ class Row:
     kib_per_connection: float | None = None
     rss_growth_kib: int | None = None
     idle_cores: float | None = None
+    origin_requests: int | None = None
 
     def to_json(self) -> str:
         """Write the row as one line.
@@ -84,6 +90,7 @@ class Row:
             "kib_per_connection": _rounded(self.kib_per_connection, 2),
             "rss_growth_kib": self.rss_growth_kib,
             "idle_cores": _rounded(self.idle_cores, 2),
+            "origin_requests": self.origin_requests,
         }
         fields.update({name: value for name, value in optional.items() if value is not None})
         return json.dumps(fields)
@@ -153,6 +160,7 @@ def bars(rows: Sequence[Row]) -> list[str]:
                 continue  # reported only: TLS and HTTP/2 state are the libraries'
             add(f"{row.scenario}: memory of a connection", row.kib_per_connection, 10, " KiB")
             add(f"{row.scenario}: growth of memory", row.rss_growth_kib, _FLAT_KIB, " KiB")
+            add(f"{row.scenario}: requests that reach the origin", row.origin_requests, 1)
     return lines + _scaling(found)
 
 
@@ -176,6 +184,8 @@ def _notes(row: Row) -> str:
         notes.append(f"{row.kib_per_connection:.1f} KiB a connection")
     if row.rss_growth_kib is not None:
         notes.append(f"{row.rss_growth_kib:+d} KiB over {row.requests} requests")
+    if row.origin_requests is not None:
+        notes.append(f"{row.origin_requests} to the origin")
     if row.idle_cores is not None:
         notes.append(f"{row.idle_cores:.1f} cores idle")
     if row.errors:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from tests.support.certificates import CertificateAuthority
 
 from bench.process import BenchError, Running, free_port
-from bench.servers import PEERS, Site, grpc_origin, origin, pingora
+from bench.servers import CACHES, PEERS, Site, grpc_origin, origin, pingora
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,7 @@ class Rig:
             authority = CertificateAuthority(self._directory, "Benchmark Root")
             self._certificate: IssuedCertificate = authority.issue("localhost", "127.0.0.1")
             plain = self._start_origin(stack, "plain")
-            self._origins = {"plain": plain, "tls": plain}
+            self._origins = dict.fromkeys(("plain", "tls", *CACHES), plain)
             self._stack = stack.pop_all()
         return self
 
@@ -75,13 +75,14 @@ class Rig:
 
     @contextlib.contextmanager
     def proxies(
-        self, front: Front = "plain", without: str | None = None
+        self, front: Front = "plain", without: str | None = None, *, origin: int | None = None
     ) -> Iterator[dict[str, Running]]:
         """Start every peer that can be started.
 
         Args:
             front: What they shall speak; those that do not are left out.
             without: One that is left out too.
+            origin: The port of the origin; None for the rig's own.
 
         Yields:
             The running peers by name; they are stopped afterwards.
@@ -93,7 +94,7 @@ class Rig:
             able = [name for name in self._peers if front in PEERS[name].fronts]
             for name in [name for name in able if name not in {without, *self.broken}]:
                 try:
-                    running[name] = self._start(name, front)
+                    running[name] = self._start(name, front, origin)
                 except BenchError as error:
                     self.give_up(name, error)
                 else:
@@ -131,11 +132,11 @@ class Rig:
         self.broken[name] = str(error)
         say(f"  without {name}: {error}")
 
-    def _start(self, name: str, front: Front) -> Running:
+    def _start(self, name: str, front: Front, origin: int | None) -> Running:
         site = Site(
             self._folder(name),
             free_port(),
-            self._origins[front].port,
+            self._origins[front].port if origin is None else origin,
             front,
             self._certificate.chain_path,
             self._certificate.key_path,

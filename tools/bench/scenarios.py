@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from bench import workers
+from bench import stampede, workers
 from bench.load import open_idle, wrk
 from bench.process import BenchError
 from bench.report import Row
@@ -99,8 +99,8 @@ class _Sample:
     rss_kib: int
 
 
-def _wrk(path: str, script: str = "") -> _Load:
-    return _Load(lambda port, seconds: wrk(port, path, 64, seconds=seconds, script=script))
+def _wrk(path: str, script: str = "", *, front: Front = "plain") -> _Load:
+    return _Load(lambda port, seconds: wrk(port, path, 64, seconds=seconds, script=script), front)
 
 
 _SMALL = _wrk("/small")
@@ -258,6 +258,22 @@ SCENARIOS = {
     "grpc_unary": Scenario(
         "gRPC call of 100 bytes, TLS to the proxy, 10 connections with 10 streams each",
         _Load(H2Load(GRPC_PATH, 10, 10, grpc=True), "grpc"),
+    ),
+    "cache_small": Scenario(
+        "GET of 44 bytes from a cache in memory, 64 keep-alive connections",
+        _wrk("/small", front="cache"),
+    ),
+    "cache_1mib": Scenario(
+        "GET of 1 MiB from a cache in memory, 64 keep-alive connections",
+        _wrk("/large", front="cache"),
+    ),
+    "cache_disk_1mib": Scenario(
+        "GET of 1 MiB from a cache on disk, 64 keep-alive connections",
+        _wrk("/large", front="cache_disk"),
+    ),
+    "cache_stampede": Scenario(
+        "2,000 clients at once ask a cache for what it does not have",
+        lambda rig, effort, name: stampede.measure(rig, effort.rounds, name),
     ),
     "idle_h2": Scenario(
         "memory of 200 and of 10,000 idle HTTP/2 connections over TLS", _Idle(open_idle_h2, "tls")

@@ -22,10 +22,26 @@ from bench.process import BenchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LARGE", "PEERS", "SMALL", "Front", "Peer", "Site", "grpc_origin", "origin", "pingora"]
+__all__ = [
+    "CACHES",
+    "LARGE",
+    "PEERS",
+    "SMALL",
+    "Front",
+    "Peer",
+    "Site",
+    "grpc_origin",
+    "nginx",
+    "origin",
+    "pingora",
+]
 
-Front: TypeAlias = Literal["plain", "tls", "grpc"]
-"""What clients speak: HTTP/1 in clear; HTTP/1 or HTTP/2 over TLS; the same before a gRPC origin."""
+Front: TypeAlias = Literal["plain", "tls", "grpc", "cache", "cache_disk"]
+"""What clients speak: HTTP/1 in clear; HTTP/1 or HTTP/2 over TLS; the same before a gRPC origin;
+HTTP/1 in clear, answered from a cache in memory or on disk. (nginx has its cache on disk always.)"""
+
+CACHES: frozenset[Front] = frozenset({"cache", "cache_disk"})
+_PROXIED: frozenset[Front] = frozenset({"plain", "tls", "grpc"})
 
 SMALL = b"Hello from the origin: 44 bytes, no more. :)"
 LARGE = 1024 * 1024
@@ -92,6 +108,26 @@ _PROXY = """
       proxy_max_temp_file_size 0;
       proxy_buffers 16 64k;
       client_body_buffer_size 64k;
+    }}
+  }}
+"""
+
+_CACHE = """
+  sendfile {sendfile};
+  tcp_nopush {sendfile};
+  proxy_cache_path {directory}/cache levels=1:2 keys_zone=cache:10m max_size=1g use_temp_path=off;
+  upstream origin {{ server 127.0.0.1:{origin}; keepalive 256; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_cache cache;
+      proxy_cache_valid 200 1h;
+      proxy_cache_lock on;
+      proxy_cache_lock_timeout 60s;
+      proxy_cache_lock_age 60s;
     }}
   }}
 """
@@ -179,7 +215,7 @@ class Peer:
     """
 
     command: Callable[[Site], list[str]]
-    fronts: frozenset[Front] = frozenset({"plain", "tls", "grpc"})
+    fronts: frozenset[Front] = _PROXIED
 
 
 def origin(site: Site) -> list[str]:
@@ -208,7 +244,10 @@ def grpc_origin(site: Site) -> list[str]:
     return [sys.executable, str(_HERE / "grpc_origin.py"), str(site.port)]
 
 
-def _nginx_proxy(site: Site) -> list[str]:
+def _nginx_proxy(site: Site, sendfile: str = "off") -> list[str]:
+    if site.front in CACHES:
+        places = {"directory": site.directory, "port": site.port, "origin": site.origin}
+        return nginx(site, _CACHE.format_map(places | {"sendfile": sendfile}))
     tls = ""
     if site.front != "plain":
         values = {"ciphers": _CIPHERS, "suites": _SUITES, "groups": _GROUPS}
@@ -275,6 +314,7 @@ def pingora(site: Site, engine: str = "h2", workers: int = 1) -> list[str]:
         "key": str(site.key),
         "engine": engine,
         "workers": workers,
+        "disk": str(site.directory / "objects") if site.front == "cache_disk" else "",
         "profile": os.environ.get("BENCH_PROFILE", ""),
     }
     return [sys.executable, str(_HERE / "pingora_proxy_app.py"), json.dumps(options)]
@@ -288,6 +328,15 @@ def _peers_python() -> str:
 
 
 def nginx(site: Site, http: str) -> list[str]:
+    """Configure nginx with one worker.
+
+    Args:
+        site: Where it lives.
+        http: What stands in its ``http`` block.
+
+    Returns:
+        Its command line.
+    """
     # Started by root it would give its worker another user, who cannot read these folders.
     user = "user root root;" if os.geteuid() == 0 else ""
     config = site.directory / "nginx.conf"
@@ -304,8 +353,9 @@ def _program(name: str) -> str:
 
 # The measured one first; nginx is what it is compared with. hypercorn answers by itself.
 PEERS: dict[str, Peer] = {
-    "pingora": Peer(pingora),
-    "nginx": Peer(_nginx_proxy),
+    "pingora": Peer(pingora, _PROXIED | CACHES),
+    "nginx": Peer(_nginx_proxy, _PROXIED | CACHES),
+    "nginx_sendfile": Peer(partial(_nginx_proxy, sendfile="on"), CACHES),
     "haproxy": Peer(_haproxy),
     "jh2": Peer(partial(pingora, engine="jh2"), frozenset({"tls", "grpc"})),
     "aiohttp": Peer(_aiohttp, frozenset({"plain"})),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from bench.process import BenchError
-from conformance import clients, h2spec, tls_scans, websocket
+from conformance import cache_tests, clients, h2spec, tls_scans, websocket
 from conformance.rig import PATH, Rig, say
 from conformance.score import Score, SuiteError, markdown, replace_block, table
 from conformance.upgrade_soak.__main__ import main as upgrade_soak
@@ -90,7 +90,16 @@ def _h2spec(rig: Rig, _: _Options) -> list[Score]:
     return scores
 
 
+def _cache_tests(rig: Rig, _: _Options) -> list[Score]:
+    known = cache_tests.listed(cache_tests.LIST.read_text())
+    with cache_tests.pingora_cache(rig) as port:
+        scores = cache_tests.scores(cache_tests.run(port), known)
+    with cache_tests.nginx_cache(rig) as port:
+        return scores + cache_tests.nginx_scores(cache_tests.run(port))
+
+
 _SUITES = {
+    "cache_tests": _Suite("http-cache-tests against a cache, and against nginx", _cache_tests),
     "h2spec": _Suite("HTTP/2 as RFC 7540 and 7541 say, strict cases too", _h2spec),
     "clients": _Suite("nghttp and h2load: many requests at once", lambda rig, _: clients.run(rig)),
     "sslyze": _Suite(

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pingora_cache.disk import DiskStorage, verify
 from tests.support.cache_disk_worker import KEYS, Counts, read_checked
 from tests.support.waiting import eventually
+
+from pingora_cache.disk import DiskStorage, verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,8 @@ __all__ = ["Drill", "Report", "main"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 30.0
-_SLACK = 1.0
+# What changes while it is being counted.
+_SLACK = 1.05
 
 
 @dataclass(slots=True)
@@ -83,19 +85,22 @@ class Report:
 
     def __str__(self) -> str:
         counts = self.counts
+        head = f"{self.kills} kills in {self.seconds:.1f} s"
+        fills = f"fills: {counts.fills} ({counts.bytes_filled / 2**20:.0f} MiB)"
+        reads = f"reads: {counts.hits} whole, of these {counts.followed} while written"
+        ends = f"{counts.broken} ended in an error; {len(self.wrong)} wrong"
+        most = f"bytes on disk: at most {self.most_bytes} of {self.max_bytes}"
+        left = f"after {self.recovery:.2f} s of recovery: {self.objects} objects"
+        booked = f"{self.accounted} bytes accounted, {self.on_disk} on disk"
+        bad = f"{len(self.damaged)} damaged, {self.unfinished} unfinished files left"
         return "\n".join(
             (
-                f"{self.kills} kills in {self.seconds:.1f} s",
-                f"fills: {counts.fills} ({counts.bytes_filled / 2**20:.0f} MiB), "
-                f"{counts.given_up} given up",
-                f"reads: {counts.hits} whole, of these {counts.followed} while written; "
-                f"{counts.broken} ended in an error; {len(self.wrong)} wrong",
+                head,
+                f"{fills}, {counts.given_up} given up",
+                f"{reads}; {ends}",
                 f"purges: {counts.purges}",
-                f"bytes on disk: at most {self.most_bytes} of {self.max_bytes}",
-                f"after {self.recovery:.2f} s of recovery: {self.objects} objects, "
-                f"{self.accounted} bytes accounted, {self.on_disk} on disk, "
-                f"{len(self.damaged)} damaged, {self.unfinished} unfinished files left; "
-                f"{self.readable} read and compared",
+                most,
+                f"{left}, {booked}, {bad}; {self.readable} read and compared",
             )
         )
 
@@ -228,9 +233,7 @@ class Drill:
         began = time.monotonic()
         async with DiskStorage(self._directory, max_bytes=report.max_bytes) as storage:
             with contextlib.suppress(AssertionError):
-                await eventually(
-                    lambda: self._is_recovered(storage), "recovery", timeout=_PATIENCE
-                )
+                await eventually(lambda: self._is_recovered(storage), "recovery", timeout=_PATIENCE)
             report.recovery = time.monotonic() - began
             found = await asyncio.to_thread(verify, self._directory)
             report.objects, report.on_disk = found.objects, found.used_bytes
@@ -247,7 +250,7 @@ class Drill:
                 report.wrong.append(f"{counts.broken} objects found that cannot be read")
 
     def _is_recovered(self, storage: DiskStorage) -> bool:
-        files = [path for path in self._directory.glob("filling/*/*")]
+        files = list(self._directory.glob("filling/*/*"))
         journals = list(self._directory.glob("journals/*"))
         size = _bytes_in(self._directory)
         return not files and len(journals) == 1 and storage.stats.used_bytes == size

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bench.process import BenchError, free_port
 from bench.servers import Site, nginx
@@ -41,6 +41,7 @@ _SUITE: Final = "cache_tests"
 _TARGETED: Final = "targeted"
 _LEAST: Final = {"required": 135, "optimal": 65}
 _LEAST_TARGETED: Final = 20
+_TARGETED_NAME: Final = "CDN-Cache-Control (cases of our own)"
 # What must be right whatever else is not: who gets to see what, and what is true any more.
 _STRICT_SUITES: Final = frozenset({"auth", "invalidation", "update304", "vary", "vary-parse"})
 _STRICT_CASES: Final = re.compile("no-store|private")
@@ -175,9 +176,7 @@ def run(port: int, cases: Iterable[str] = (), *, seconds: float = 120.0) -> Repo
     url = f"http://127.0.0.1:{port}"
     command = ["node", str(SCRIPTS / "run.mjs"), str(CACHE_TESTS), url, *cases]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         raise SuiteError("http-cache-tests do not end") from None
     if done.returncode != 0:
@@ -248,50 +247,44 @@ def scores(report: Report, known: Mapping[str, str]) -> list[Score]:
     Returns:
         A score for each bar.
     """
-    targeted = [*report.of("required", targeted=True), *report.of("optimal", targeted=True)]
     strict = [case for case in report.of("required") if _is_strict(case)]
-    told = {kind: report.of(kind) for kind in _LEAST}
-    return [
+    targeted = [*report.of("required", targeted=True), *report.of("optimal", targeted=True)]
+    bars = [
         *(
-            _score(report, kind, told[kind], f"at least {least}, all failures listed", least, known)
+            _Bar(kind, f"at least {least}, all failures listed", report.of(kind), least)
             for kind, least in _LEAST.items()
         ),
-        _score(report, _STRICT_NAME, strict, "no required one fails", len(strict), {}),
-        _score(
-            report,
-            "CDN-Cache-Control (cases of our own)",
-            targeted,
-            f"at least {_LEAST_TARGETED}",
-            _LEAST_TARGETED,
-            known,
-        ),
+        _Bar(_STRICT_NAME, "no required one fails", strict, len(strict)),
+        _Bar(_TARGETED_NAME, f"at least {_LEAST_TARGETED}", targeted, _LEAST_TARGETED),
     ]
+    return [_score(bar, known, report.version) for bar in bars]
+
+
+class _Bar(NamedTuple):
+    target: str
+    text: str
+    cases: Sequence[Case]
+    least: int
 
 
 def _is_strict(case: Case) -> bool:
     return case.group in _STRICT_SUITES or _STRICT_CASES.search(case.name) is not None
 
 
-def _score(
-    report: Report,
-    target: str,
-    cases: Sequence[Case],
-    bar: str,
-    least: int,
-    known: Mapping[str, str],
-) -> Score:
-    failed = [case for case in cases if case.failure]
+def _score(bar: _Bar, known: Mapping[str, str], version: str) -> Score:
+    failed = [case for case in bar.cases if case.failure]
     new = [case.name for case in failed if case.name not in known]
+    passed = len(bar.cases) - len(failed)
     return Score(
         suite=_SUITE,
-        target=target,
-        version=report.version,
-        passed=len(cases) - len(failed),
-        total=len(cases),
-        bar=bar,
-        is_met=not new and len(cases) - len(failed) >= least,
+        target=bar.target,
+        version=version,
+        passed=passed,
+        total=len(bar.cases),
+        bar=bar.text,
+        is_met=not new and passed >= bar.least,
         failures=tuple(
-            Failure(case.name, f"{case.title} {known.get(case.name, case.failure)}")
+            Failure(case.name, known.get(case.name) or f"{case.title}: {case.failure}")
             for case in failed
         ),
         notes=(f"not on the list: {', '.join(new)}",) if new else (),

@@ -7,11 +7,13 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from devtool.api import api
 from devtool.build import build
 from devtool.check import check
 from devtool.environments import environment, hatch, hatch_variables
 from devtool.golang import missing_h2spec, require_h2spec
 from devtool.nodejs import missing_cache_tests, require_cache_tests
+from devtool.release import release
 from devtool.shell import ROOT, VerbError, replace_process, run, say
 from devtool.system import install, missing_packages
 
@@ -27,7 +29,7 @@ _LEFTOVERS = (
     "dist", "build", "site", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
     ".import_linter_cache",
 )  # fmt: skip
-_PASS_ON = ("demo", "test", "bench", "conformance")
+_PASS_ON = ("demo", "test", "lowest", "bench", "conformance")
 _PYTHONPATH = {"PYTHONPATH": f"{ROOT / 'tools'}:{ROOT}"}
 
 
@@ -75,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     add("bench", _bench, "measure the proxy beside nginx and others (--help: scenarios)")
     add("conformance", _conformance, "run foreign test suites against our servers (--help: which)")
     add("build", _build, "build every wheel and sdist, and prove each wheel alone")
+    add("api", _api, "whether public interfaces are typed, and what has changed in them")
+    new = add("release", _release, "prepare a release of one package; nothing is uploaded")
+    new.add_argument("package", metavar="PACKAGE")
+    new.add_argument("version", metavar="VERSION")
+    new.add_argument("--dry-run", action="store_true", help="leave the tree as it was")
+    add("lowest", _lowest, "run the tests with the oldest releases that the packages allow")
     docs = add("docs", _docs, "build the documentation into site/, strictly")
     docs.add_argument("--serve", action="store_true", help="serve it and follow changes instead")
     add("deps", _deps, "install the programs that tests and benchmark use (Debian, root; Go, npm)")
@@ -134,6 +142,21 @@ def _only_asks(rest: list[str]) -> bool:
 
 def _build(_: argparse.Namespace, __: list[str]) -> None:
     build()
+
+
+def _api(_: argparse.Namespace, __: list[str]) -> None:
+    api()
+
+
+def _release(options: argparse.Namespace, _: list[str]) -> None:
+    package: str = options.package
+    version: str = options.version
+    dry_run: bool = options.dry_run
+    release(package, version, dry_run=dry_run)
+
+
+def _lowest(_: argparse.Namespace, rest: list[str]) -> None:
+    replace_process(environment("lowest") / "python", "-m", "pytest", *rest)
 
 
 def _docs(options: argparse.Namespace, _: list[str]) -> None:
