@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pingora_cache.admission import AlwaysAdmit
+from pingora_cache.disk import DiskStorage
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.redis import RedisStorage
 from pingora_cache.testing import StorageOptions, StorageSuite
 from pingora_cache.tiered import TieredStorage
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import shared_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from pingora_cache.storage import Storage
+    from tests.support.redis_server import RedisServer
 
 _ANY = StorageOptions()
 
 
 @pytest.fixture(scope="module")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with asyncio.Runner() as runner:
-        server = RedisServer(tmp_path_factory.mktemp("redis"))
-        runner.run(server.__aenter__())
+    with shared_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
-        runner.run(server.kill())
 
 
 def _memory(options: StorageOptions) -> MemoryStorage:
@@ -95,16 +94,35 @@ class TestMemoryOverRedis(_WithRedis):
         """Which nobody but that process notices."""
 
 
-class TestMemoryOverMemory(StorageSuite):
+class TestMemoryOverDisk(StorageSuite):
     """Two tiers that both stream, the first of them for small objects."""
 
     bounded = False
     counts = False
+    _directory: Path
+
+    @pytest.fixture(autouse=True)
+    def _use(self, tmp_path: Path) -> None:
+        self._directory = tmp_path
 
     def make_storage(self, options: StorageOptions) -> AbstractAsyncContextManager[Storage]:
+        return self._over_disk(options, self._directory / secrets.token_hex(8))
+
+    def make_second(self, first: Storage) -> AbstractAsyncContextManager[Storage]:
+        (path,) = self._directory.iterdir()
+        return self._over_disk(_ANY, path)
+
+    def _over_disk(self, options: StorageOptions, path: Path) -> TieredStorage:
+        disk = DiskStorage(
+            path,
+            max_bytes=options.max_bytes or 100_000_000,
+            max_object_size=options.max_object_size,
+            stall_timeout=options.stall_timeout or 60.0,
+        )
         return TieredStorage(
             _memory(options),
-            _memory(options),
+            disk,
             promote=AlwaysAdmit(),
             first_max_object_size=200_000,
+            recheck_interval=0,
         )

@@ -38,6 +38,8 @@ async def test_basic_caching(cache: CacheRig) -> None:
     assert epoch_of(miss) == epoch_of(hit) < epoch_of(expired)
     assert (miss.get("age"), hit.get("age")) == (None, "0")
     assert len(cache.origin.requests) == 2
+    await cache.app.ended(3)
+    assert (cache.app.stats.bytes_filled, cache.app.stats.bytes_served) == (22, 11)
 
 
 async def test_purge(cache: CacheRig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from tests.support.cache_origin import ETAG, HELLO, http1
 from tests.support.certificates import CertificateAuthority
 from tests.support.client import RawClient
 from tests.support.clock import FakeClock
-from tests.support.origin import Origin
 from tests.support.proxy import BareProxy, RunningProxy
 from tests.support.waiting import eventually
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pingora_proxy import Session
     from tests.support.client import Response
+    from tests.support.origin import Origin
 
 
 class Small(BareProxy):
@@ -89,6 +90,18 @@ async def test_what_may_be_stored_is(rig: Rig) -> None:
     stats = rig.app.stats
     await eventually(lambda: stats.expired or stats.misses == 2, "the count")
     assert (stats.hits, stats.fills) == (1, 2)
+
+
+async def test_time_on_the_way_counts(rig: Rig) -> None:
+    """What another cache has said about its age grows by the time that the answer took."""
+    gate = ("x-gate", "head")
+    task = asyncio.create_task(rig.send("/now", cached(), ("set-age", "5"), gate))
+    await rig.origin.requests_arrived(1)
+    rig.clock.advance(10)
+    rig.origin.open("head")
+    first, second = await task, await rig.send("/now")
+
+    assert (first.get("age"), second.get("age")) == ("5", "15")
 
 
 @pytest.mark.parametrize(
@@ -190,9 +203,7 @@ async def test_what_else_is_invalidated(rig: Rig, name: str, value: str, is_gone
 @pytest.mark.parametrize(
     ("method", "status"), [("POST", "400"), ("POST", "500"), ("OPTIONS", "200"), ("HEAD", "200")]
 )
-async def test_what_changes_nothing_invalidates_nothing(
-    rig: Rig, method: str, status: str
-) -> None:
+async def test_what_changes_nothing_invalidates_nothing(rig: Rig, method: str, status: str) -> None:
     """A request that failed, and a safe one, leave things as they are."""
     await rig.send("/now", cached())
     await rig.send("/now", ("x-status", status), method=method)
@@ -304,9 +315,7 @@ async def test_the_key_has_the_scheme(rig: Rig, tmp_path: Path) -> None:
     said = cached(1, ", stale-while-revalidate=60")
 
     async def secure() -> Response:
-        client = await RawClient.connect(
-            proxy.address, tls=trust, server_hostname="test.example"
-        )
+        client = await RawClient.connect(proxy.address, tls=trust, server_hostname="test.example")
         async with client:
             return await client.request("GET", "/now", [said])
 

@@ -112,6 +112,22 @@ async def test_a_write_that_fails_in_the_middle(rig: CacheRig, piece: int) -> No
     assert not store.objects
 
 
+async def test_a_slow_client_of_a_write_that_has_failed(rig: CacheRig) -> None:
+    """It is not sent to the store after that, but gets the body as it comes."""
+    store = store_of(rig)
+    store.failing = {"write_body": 2}
+    async with await rig.client(receive_buffer=4096) as client:
+        await client.send_request("GET", "/unique/slow/download", [_MINUTE])
+        head, _ = await client.read_final_head()
+        body = client.body_of(head)
+        assert await body.read()
+        await asyncio.sleep(0.02)
+        assert await body.read_all() == DOWNLOAD
+    await rig.app.ended(1)
+
+    assert not store.objects
+
+
 async def test_a_store_that_cannot_be_read_along(rig: CacheRig) -> None:
     """When the reader of the fill itself is missing, the response is not stored."""
     store = store_of(rig)
@@ -130,8 +146,9 @@ async def test_giving_up_fails_too(rig: CacheRig, failure: Exception) -> None:
     async with await rig.client() as client:
         await client.send_request("GET", "/unique/abort/slow_body", [("x-abort-body", "1")])
         head, _ = await client.read_final_head()
-        with pytest.raises(Truncated):
-            await client.body_of(head).read_all()
+        async with asyncio.timeout(5):
+            with pytest.raises(Truncated):
+                await client.body_of(head).read_all()
     ending = await rig.app.ended(1)
 
     assert ending.error is not None
@@ -234,8 +251,9 @@ async def test_reading_that_fails_in_the_middle(rig: CacheRig) -> None:
     async with await rig.client() as client:
         await client.send_request("GET", url)
         head, _ = await client.read_final_head()
-        with pytest.raises(Truncated):
-            await client.body_of(head).read_all()
+        async with asyncio.timeout(5):
+            with pytest.raises(Truncated):
+                await client.body_of(head).read_all()
     ending = await rig.app.ended(2)
 
     assert ending.error is not None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_cache.cache import HttpCache
-from pingora_cache.key import CacheKey
 from pingora_cache.lock import CacheLock
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.phase import CachePhase, ForcedFreshness
@@ -19,7 +18,6 @@ from pingora_core.upstreams import HttpPeer
 from pingora_error import Error, ErrorType
 from pingora_proxy import Hedge
 from tests.support.cache_origin import ETAG, HELLO, http1
-from tests.support.client import RawClient
 from tests.support.clock import FakeClock
 from tests.support.origin import Origin
 from tests.support.origin_steps import hang
@@ -30,13 +28,14 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pingora_cache.key import CacheKey
     from pingora_cache.meta import CacheMeta
     from pingora_cache.storage import HitHandler
     from pingora_cache.verdict import RespCacheable
     from pingora_http import RequestHeader, ResponseHeader
     from pingora_proxy import HedgePlan, Session
     from pingora_proxy.range_filter import RangeType
-    from tests.support.client import Response
+    from tests.support.client import RawClient, Response
     from tests.support.proxy import RigContext
 
 _BEFORE = ["early_request_filter", "request_filter", "request_cache_filter"]
@@ -376,10 +375,10 @@ async def test_a_hit_filter_that_fails(rig: Rig) -> None:
     assert (response.get("x-epoch"), phases.count("cache_miss")) == ("2", 1)
 
 
-async def test_a_not_modified_filter_that_fails(rig: Rig) -> None:
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), Error(ErrorType.INTERNAL_ERROR)])
+async def test_a_not_modified_filter_that_fails(rig: Rig, failure: Exception) -> None:
     """The whole response is sent: nobody is told to use what they may not have."""
-    rig.app.failing = "cache_not_modified_filter"
-    rig.app.failure = Error(ErrorType.INTERNAL_ERROR)
+    rig.app.failing, rig.app.failure = "cache_not_modified_filter", failure
     for _ in range(2):
         response, _ = await rig.send("/revalidate_now", ("If-None-Match", ETAG))
         assert (response.status, response.body) == (200, HELLO)

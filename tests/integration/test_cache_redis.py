@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_cache.redis import REDIS_AWAY, REDIS_REFUSED, RedisTuning, connect
+from pingora_cache.meta_codec import MetaCodec
+from pingora_cache.redis import REDIS_AWAY, REDIS_REFUSED, RedisStorage, RedisTuning, connect
 from pingora_cache.storage import STORAGE_FULL, PurgeAction, PurgeResult
 from pingora_cache.testing.harness import make_body, make_key, make_meta
 from pingora_error import Error, ErrorType
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from pingora_cache.key import CacheKey
-    from pingora_cache.redis import RedisStorage
     from pingora_cache.storage import MissHandler, Storage
     from tests.support.cache_redis import Ask
 
@@ -108,6 +108,22 @@ async def test_how_long_an_object_is_kept(client: Redis, storage: RedisStorage) 
     assert await storage.update_meta(make_key(), make_meta(created=meta.created, fresh=-1e9))
     assert 0 < await client.ttl(await only_key(client, ":h")) <= TUNING.keep
     assert await read(storage) == BODY
+
+
+async def test_metas_made_smaller(client: Redis, storage: RedisStorage) -> None:
+    """A codec reads what was there before; without it what it has written is damaged."""
+    codec = MetaCodec(b"Content-Type: text/plain ETag")
+    async with RedisStorage(client, prefix="cache", timeout=PATIENCE, codec=codec) as smaller:
+        await write(storage, SMALL)
+        assert await read(smaller) == SMALL
+        await write(smaller, SMALL)
+        found = await smaller.lookup(make_key())
+        assert found is not None
+        assert await smaller.update_meta(make_key(), found[0])
+        assert await read(smaller) == SMALL
+
+        assert await read(storage) is None
+        assert storage.stats.corrupt == 1
 
 
 async def test_small_bodies_are_found_in_one_round_trip(client: Redis) -> None:
@@ -386,7 +402,7 @@ async def test_redis_without_room(client: Redis, storage: RedisStorage) -> None:
 async def test_redis_that_evicts(client: Redis, storage: RedisStorage) -> None:
     """Objects go, and never a part of one: each is found whole or not at all."""
     used = (await client.info("memory"))["used_memory"]
-    await client.config_set("maxmemory-policy", "allkeys-random")
+    await client.config_set("maxmemory-policy", "allkeys-lru")
     await client.config_set("maxmemory", used + 2_000_000)
     bodies = {str(number): make_body(number, 60_000) for number in range(80)}
     for name, body in bodies.items():

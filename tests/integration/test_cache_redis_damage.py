@@ -24,21 +24,21 @@ from tests.support.cache_redis import (
     open_redis,
     redis_keys,
 )
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import shared_redis
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator
 
     from redis.asyncio import Redis
 
     from pingora_cache.redis import RedisStorage
+    from tests.support.redis_server import RedisServer
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with RedisServer(tmp_path) as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with shared_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -46,6 +46,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 async def client(server: RedisServer) -> AsyncIterator[Redis]:
     client = connect(server.url)
     try:
+        await client.flushall()
         yield client
     finally:
         await client.aclose()

@@ -27,11 +27,11 @@ from tests.support.cache_redis import (
     redis_keys,
 )
 from tests.support.clock import FakeClock
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, shared_redis
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from redis.asyncio import Redis
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from pingora_cache.storage import HitHandler
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with RedisServer(tmp_path) as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with shared_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -50,6 +50,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 async def client(server: RedisServer) -> AsyncIterator[Redis]:
     client = connect(server.url)
     try:
+        await client.flushall()
         yield client
     finally:
         await client.aclose()

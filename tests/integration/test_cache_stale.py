@@ -81,7 +81,9 @@ async def test_an_error_of_the_clients_is_no_reason(cache: CacheRig) -> None:
 
 async def test_stale_when_the_upstream_cannot_be_reached(cache: CacheRig, dead: str) -> None:
     """A connection that is refused is made up for, within the window and not after it."""
-    await _expired(cache, "/unique/refused/now", ("set-cache-control", "max-age=1, stale-if-error=9"))
+    await _expired(
+        cache, "/unique/refused/now", ("set-cache-control", "max-age=1, stale-if-error=9")
+    )
     cache.app.upstream = dead
     stale = await cache.send("/unique/refused/now")
     cache.advance(10)
@@ -172,9 +174,7 @@ class _Strict(CachingProxy):
 
     errors: list[ErrorSource | None]
 
-    def should_serve_stale(
-        self, session: Session, ctx: CacheContext, error: Error | None
-    ) -> bool:
+    def should_serve_stale(self, session: Session, ctx: CacheContext, error: Error | None) -> bool:
         self.errors = [*getattr(self, "errors", ()), None if error is None else error.esource]
         return False
 
@@ -269,9 +269,7 @@ async def test_whoever_wants_a_new_one_waits_for_the_refresh(cache: CacheRig) ->
 class _WithoutLock(CachingProxy):
     """Refreshes in the background though nobody holds a lock."""
 
-    def should_serve_stale(
-        self, session: Session, ctx: CacheContext, error: Error | None
-    ) -> bool:
+    def should_serve_stale(self, session: Session, ctx: CacheContext, error: Error | None) -> bool:
         return True
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_cache.phase import CachePhase
+from pingora_proxy import _cache_exchange
 from tests.support.cache_origin import DOWNLOAD, HELLO
 from tests.support.h2wire import Kind
 from tests.support.waiting import eventually
@@ -83,7 +84,9 @@ async def test_cache_streaming_multiple_writers(cache: CacheRig) -> None:
     """Two that store under one key at the same time do not mix their bodies."""
     url = "/unique/writers/slow_body"
     ours = cache.start(url, _GATE, _BODY_GATE, ("x-hello", "everyone"))
-    theirs = cache.start(url, _GATE, _BODY_GATE, ("x-force-expire", "1"), ("x-hello", "todo el mundo"))
+    theirs = cache.start(
+        url, _GATE, _BODY_GATE, ("x-force-expire", "1"), ("x-hello", "todo el mundo")
+    )
     await cache.origin.requests_arrived(2)
     cache.origin.open("head", 2)
     cache.origin.open("body", 4)
@@ -252,11 +255,19 @@ async def test_what_nobody_needs_any_more_ends_with_the_service(cache: CacheRig)
 # ------------------------------------------------------------------------------ stalling
 
 
+@pytest.mark.parametrize("length", ["known", "unknown"])
 @pytest.mark.parametrize("upstream", ["h1", "h2"])
-async def test_caching_when_downstream_stalls(cache: CacheRig, upstream: str) -> None:
+async def test_caching_when_downstream_stalls(
+    cache: CacheRig, upstream: str, length: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that reads no further does not hold up what others get: 4 MiB."""
+    monkeypatch.setattr(_cache_exchange, "_PATIENCE", 0.02)
     url = "/unique/stalls/download"
-    fields = (_LOCK, _MINUTE, *((("x-h2", "1"),) if upstream == "h2" else ()))
+    fields = [_LOCK, _MINUTE]
+    if upstream == "h2":
+        fields.append(("x-h2", "1"))
+    if length == "unknown":
+        fields.append(("x-chunked", "1"))
     async with await cache.client(receive_buffer=4096) as stalled:
         head, body = await begin(stalled, url, *fields)
         assert head.get("x-cache-status") == "miss"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_cache.policy import CachePolicy
+from pingora_cache.reason import NoCacheReason
 from tests.support.cache_origin import HELLO
 from tests.support.cache_proxy import CacheRig, CachingProxy
 
@@ -89,7 +90,9 @@ async def test_vary_purge(cache: CacheRig) -> None:
     cache.clock.advance(0.001)
 
     assert (purged.status, purged.body) == (200, b"")
-    assert [status_of(await cache.send(url, on, accept)) for accept in (_PNG, _JPEG)] == ["miss"] * 2
+    assert [status_of(await cache.send(url, on, accept)) for accept in (_PNG, _JPEG)] == [
+        "miss"
+    ] * 2
 
 
 async def test_a_variant_is_revalidated_as_such(cache: CacheRig) -> None:
@@ -176,23 +179,30 @@ async def test_a_filter_that_is_not_consistent_harms_nobody() -> None:
         assert "hit" not in {status_of(r) for r in responses}
 
 
-class _Drifting(_Forgetful):
-    """Finds a variant, and then says that it is another one."""
+class _Drifting(CachingProxy):
+    """Finds a variant by a field, and then says that it is another one."""
 
     def cache_vary_filter(
         self, session: Session, meta: CacheMeta, request: RequestHeader, ctx: CacheContext
     ) -> bytes | None:
-        self.asked += 1
-        return b"a" * 16 if self.asked in {1, 2, 4} else b"b" * 16
+        if request.get("x-drift") is not None and meta.variance == b"b" * 16:
+            return b"c" * 16
+        return (request.get("x-variance") or "").encode() * 16
 
 
 async def test_a_slot_with_another_variant_is_left_alone() -> None:
-    """What lies in a variant's slot and is not that variant is not served: asked, 1 2 miss, 3 4."""
+    """What lies in a variant's slot and is not that variant is not served, nor overwritten."""
     async with CacheRig(_Drifting) as cache:
-        statuses = [status_of(await cache.send("/unique/drift/now")) for _ in range(5)]
+        url = "/unique/drift/now"
+        for variance in "ab":
+            assert status_of(await cache.send(url, ("x-variance", variance))) == "miss"
+        drifting = await cache.send(url, ("x-variance", "b"), ("x-drift", "1"), ("x-lock", "1"))
+        await cache.app.ended(3)
 
-        assert statuses[0] == "miss"
-        assert all(status in {"hit", "miss", "no-cache"} for status in statuses)
+        assert (drifting.body, status_of(drifting)) == (HELLO, "no-cache")
+        assert cache.app.endings[2].reason == NoCacheReason.INTERNAL_ERROR
+        assert status_of(await cache.send(url, ("x-variance", "b"))) == "hit"
+        assert cache.app.lock.keys == 0
 
 
 class _AsTold(CachingProxy):
@@ -214,7 +224,13 @@ async def test_upstream_compression_makes_variants() -> None:
         plain = [await cache.send(url, compress) for _ in range(2)]
         again = await cache.send(url, compress, gzip)
 
-        assert [status_of(r) for r in (*packed, *plain, again)] == ["miss", "hit", "miss", "hit", "hit"]
+        assert [status_of(r) for r in (*packed, *plain, again)] == [
+            "miss",
+            "hit",
+            "miss",
+            "hit",
+            "hit",
+        ]
         assert {r.get("content-encoding") for r in (*packed, again)} == {"gzip"}
         assert len({r.body for r in (*packed, again)}) == 1
         assert {(r.get("content-encoding"), r.body) for r in plain} == {(None, b"B" * 32)}

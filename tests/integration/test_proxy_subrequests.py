@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pingora_core.runtime.shutdown import ShutdownWatch
     from pingora_http import ResponseHeader
     from pingora_proxy import Session
-    from pingora_proxy.subrequest import SubrequestCtx
     from tests.support.origin import Exchange, Origin
     from tests.support.proxy import RigContext
 

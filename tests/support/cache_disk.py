@@ -6,7 +6,6 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from pingora_cache.disk import DiskStorage
 from pingora_cache.key import CacheKey
 from pingora_cache.meta import CacheMeta
 from pingora_http import ResponseHeader
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from pingora_cache.disk import DiskStorage
     from pingora_cache.storage import Finished, MissHandler
 
 __all__ = ["MIB", "begin", "body", "fill", "key", "meta", "object_path", "read", "writes_in"]
@@ -57,7 +57,11 @@ async def begin(storage: DiskStorage, name: str, about: CacheMeta | None = None)
 
 
 async def fill(
-    storage: DiskStorage, name: str, data: bytes, about: CacheMeta | None = None, step: int = 100_000
+    storage: DiskStorage,
+    name: str,
+    data: bytes,
+    about: CacheMeta | None = None,
+    step: int = 100_000,
 ) -> Finished:
     """Write an object from beginning to end."""
     writer = await begin(storage, name, about)

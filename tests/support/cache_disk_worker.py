@@ -173,7 +173,9 @@ async def _run(directory: str, max_bytes: int, seed: str) -> None:
             for n in range(_TASKS)
         ]
         while not stdin.done():
-            done, _ = await asyncio.wait([*works, stdin], timeout=0.05, return_when="FIRST_COMPLETED")
+            done, _ = await asyncio.wait(
+                [*works, stdin], timeout=0.05, return_when="FIRST_COMPLETED"
+            )
             for task in done & set(works):
                 counts.wrong = repr(task.exception())
             sys.stdout.write(json.dumps(asdict(counts)) + "\n")

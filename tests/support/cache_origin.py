@@ -20,11 +20,12 @@ is the number of its request at this origin.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.h2origin import H2Exchange
     from tests.support.origin import Exchange
 

@@ -41,7 +41,6 @@ from pingora_http import Version
 from pingora_proxy import ProxyHttp
 from tests.support.cache_origin import http1, http2
 from tests.support.cache_scheduler import FakeScheduler
-from tests.support.client import RawClient
 from tests.support.clock import FakeClock
 from tests.support.h2client import RawH2Client
 from tests.support.h2origin import StrictH2Origin
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     from pingora_error import Error
     from pingora_http import RequestHeader, ResponseHeader
     from pingora_proxy import Session
-    from tests.support.client import Response
+    from tests.support.client import RawClient, Response
 
 __all__ = ["CacheContext", "CacheRig", "CachingProxy", "Ended"]
 
@@ -225,9 +224,7 @@ class CachingProxy(ProxyHttp[CacheContext]):
                 return forced
         return None
 
-    def should_serve_stale(
-        self, session: Session, ctx: CacheContext, error: Error | None
-    ) -> bool:
+    def should_serve_stale(self, session: Session, ctx: CacheContext, error: Error | None) -> bool:
         if error is None and not self.takes_part(session):
             return False  # the original refreshes in the background only under a lock
         return super().should_serve_stale(session, ctx, error)
@@ -302,7 +299,9 @@ class CacheRig:
         proxy: The proxy; it speaks HTTP/1, and HTTP/2 to those who know it.
     """
 
-    def __init__(self, app: type[CachingProxy] = CachingProxy, storage: Storage | None = None) -> None:
+    def __init__(
+        self, app: type[CachingProxy] = CachingProxy, storage: Storage | None = None
+    ) -> None:
         self.clock = FakeClock(1_700_000_000.0)
         self.origin = Origin(http1)
         self.h2_origin = StrictH2Origin(http2)

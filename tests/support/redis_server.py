@@ -1,17 +1,19 @@
-"""A real Redis, run for one test on a free port and ended by its process id."""
+"""A real Redis, run for one test or a module of them on a free port, ended by its process id."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from tests.support.nginx import free_ports, require_program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["RedisServer"]
+__all__ = ["RedisServer", "shared_redis"]
 
 
 class RedisServer:
@@ -95,3 +97,22 @@ class RedisServer:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+@contextmanager
+def shared_redis(directory: Path) -> Iterator[RedisServer]:
+    """Run a Redis for tests on different loops, which leave it as they find it.
+
+    Args:
+        directory: A directory of its own.
+
+    Yields:
+        The server.
+    """
+    with asyncio.Runner() as runner:
+        server = RedisServer(directory)
+        runner.run(server.__aenter__())
+        try:
+            yield server
+        finally:
+            runner.run(server.kill())

@@ -7,13 +7,14 @@ import fcntl
 import logging
 import os
 import random
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pingora_cache.eviction import ShardedLru, SimpleLru, TinyUfoEviction, _accounts
-from pingora_cache.eviction._file import Saved, read, write
+from pingora_cache.eviction._file import Block, read, write
 from pingora_error import Error, ErrorType
 from tests.support.cache_eviction import FRESH, MANAGERS, key_for
 
@@ -115,7 +116,8 @@ async def test_loading_adds_behind(kind: str, tmp_path: Path) -> None:
     assert await loaded.load(tmp_path) == 1
 
     assert loaded.total_size == 60
-    assert loaded.evict_to(50) == [key_for("a")]
+    if kind != "ShardedLru":  # there, the two may be in different shards
+        assert loaded.evict_to(50) == [key_for("a")]
 
 
 async def test_nothing_saved(kind: str, tmp_path: Path) -> None:
@@ -162,6 +164,7 @@ async def test_changes_while_saving(kind: str, tmp_path: Path) -> None:
         while not done.is_set():
             manager.remove(key_for(number - 900))
             manager.admit(key_for(number), 3, FRESH)
+            manager.admit(key_for(f"also {number}"), 3, FRESH)
             manager.access(key_for(number % 100), 1, FRESH)
             number += 1
             await asyncio.sleep(0)
@@ -221,31 +224,30 @@ async def test_damage(
 def test_garbage(tmp_path: Path, garbage: bytes, at: int) -> None:
     """Whatever is in the file, it is read as it was written or not at all."""
     path = tmp_path / "lru.data"
-    saved = Saved([b"k" * 16, b"l" * 16 + b"\0tag"], [5, 6], b"\0\1")
-    write(path, saved)
+    write(path, [Block([b"k" * 16, b"l" * 16 + b"\0tag"], [5, 6], b"\0\1")])
     data = path.read_bytes()
     altered = data[:at] + garbage + data[at + len(garbage) :]
     path.write_bytes(altered)
 
     found = read(path)
 
-    assert (found is not None) is (altered == data)
+    assert bool(found) is (altered == data)
 
 
 @pytest.mark.parametrize(
-    "saved",
+    "block",
     [
-        Saved([b"k" * 16], [0], b"\0"),
-        Saved([b"k" * 15], [1], b"\0"),
-        Saved([b"k" * 16 + b"\2"], [1], b"\0"),
-        Saved([b"k" * 16 + b"\0\xff"], [1], b"\0"),
+        Block([b"k" * 16], [0], b"\0"),
+        Block([b"k" * 15], [1], b"\0"),
+        Block([b"k" * 16 + b"\2"], [1], b"\0"),
+        Block([b"k" * 16 + b"\0\xff"], [1], b"\0"),
     ],
 )
-def test_nonsense_with_a_good_checksum(tmp_path: Path, saved: Saved) -> None:
+def test_nonsense_with_a_good_checksum(tmp_path: Path, block: Block) -> None:
     """Weights and keys that cannot be are refused though nothing was damaged."""
-    write(tmp_path / "x", saved)
+    write(tmp_path / "x", [Block([b"k" * 16], [1], b"\0"), block])
 
-    assert read(tmp_path / "x") is None
+    assert read(tmp_path / "x") == []
 
 
 async def test_temp_file_cleanup(kind: str, tmp_path: Path) -> None:
@@ -316,12 +318,12 @@ async def test_loading_goes_in_steps(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between a bounded number of entries, the loop does other things."""
+    monkeypatch.setattr(_accounts, "BLOCK", 100)
     manager = MANAGERS[kind](10_000)
     for number in range(1000):
         manager.admit(key_for(number), 1, FRESH)
     await manager.save(tmp_path)
     loaded = MANAGERS[kind](10_000)
-    monkeypatch.setattr(_accounts, "_BATCH", 100)
     seen = set()
 
     async def watch() -> None:
@@ -340,9 +342,10 @@ async def test_big_endian_machines_write_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers are turned round on the way in and out where that is needed."""
-    saved = Saved([b"k" * 16], [1], b"\0")
-    monkeypatch.setattr("sys.byteorder", "big" if os.sys.byteorder == "little" else "little")  # type: ignore[attr-defined]
-    write(tmp_path / "x", saved)
-    found = read(tmp_path / "x")
-    assert found is not None
+    other = "big" if sys.byteorder == "little" else "little"
+    monkeypatch.setattr(sys, "byteorder", other)
+
+    write(tmp_path / "x", [Block([b"k" * 16], [1], b"\0")])
+    [found] = read(tmp_path / "x")
+
     assert (list(found.names), list(found.weights), found.states) == ([b"k" * 16], [1], b"\0")

@@ -122,3 +122,18 @@ def test_any_hash_will_do(hashed: int) -> None:
 
     assert sketch.add(hashed) == 1
     assert sketch.get(hashed) == 1
+
+
+def test_growth_ends() -> None:
+    """A sketch grows to a million keys; to double more would take too long at a time."""
+    sketch = Sketch(700_000)
+    sketch.add(5)
+
+    sketch.grow(10_000_000)
+    assert sketch.keys == 1 << 20
+    before = sketch.memory
+    sketch.grow(20_000_000)
+
+    assert sketch.memory == before <= 32 * 700_000 * 2
+    assert sketch.get(5) == 1
+    assert Sketch(2_000_000).memory == 32_000_000

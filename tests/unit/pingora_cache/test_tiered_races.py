@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_cache._tiered_marks import Marks, Recent, Turns
 from pingora_cache.admission import AlwaysAdmit
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.storage import MissHandler, PurgeAction, PurgeKind
@@ -427,6 +426,33 @@ async def test_an_object_that_others_have_revalidated_or_expired(pair: Pair) -> 
     pair.check_idle()
 
 
+async def test_a_soft_purge_while_a_comparison_goes_on(pair: Pair) -> None:
+    """What the second tier had before does not undo it."""
+    now = time.time()
+    pair.put_second(meta=make_meta("1", created=now))
+    assert await read(pair.storage) == BODY
+    pair.second.objects[HASH].meta = make_meta("2", created=now).replace(updated=now + 5)
+    pair.clock.advance(10.0)
+    comparing = await _held(pair.second, "lookup", pair.storage.lookup(KEY))
+    await _softly(pair)
+    await _go_on(pair.second, "lookup", comparing)
+
+    assert "update_meta" not in pair.first.calls
+    assert _is_purged(pair)
+
+
+async def test_an_object_in_doubt_stays_in_doubt(pair: Pair) -> None:
+    """As long as the second tier cannot tell."""
+    pair = Pair(recheck=None)
+    await write(pair.storage, b"old")
+    pair.put_second(meta=make_meta(created=time.time() + 5))
+    pair.storage._tiers.doubt(HASH)
+    pair.second.faults["lookup"] = TROUBLE
+
+    assert await read(pair.storage) == b"old"
+    assert await read(pair.storage) == BODY
+
+
 async def test_a_second_tier_that_has_missed_a_write(pair: Pair) -> None:
     """The newer object of the first is served."""
     await write(pair.storage, BODY)
@@ -517,58 +543,3 @@ async def test_nothing_is_compared_if_nobody_else_writes(pair: Pair) -> None:
     pair.clock.advance(1e6)
 
     assert await read(pair.storage) == BODY
-
-
-# ------------------------------------------------------------------------------ the parts
-
-
-def test_marks() -> None:
-    """A mark hears of its key, of its tags, and of any tag as long as it has none of its own."""
-    marks = Marks()
-    new = marks.set(b"k", frozenset([b"a"]), is_copy=False)
-    copy = marks.set(b"k", None, is_copy=True)
-    marks.purge(b"other", None)
-    marks.purge_tag(b"b", 7.0)
-    assert (new.is_void, new.expired_at, copy.is_void) == (False, None, True)
-    marks.supersede(b"k")
-    marks.purge(b"k", None, copies_only=True)
-    marks.purge_tag(b"a", 7.0)
-    marks.purge(b"k", 8.0)
-    assert (new.is_void, new.expired_at) == (False, 7.0)
-    marks.purge(b"k", None)
-    assert [new.is_void, copy.is_void] == [True, True]
-    for _ in range(2):
-        marks.remove(new)
-        marks.remove(copy)
-    assert len(marks) == 0
-
-
-async def test_turns() -> None:
-    """One at a time for a key, and nothing is kept of it afterwards."""
-    turns = Turns()
-    order: list[int] = []
-
-    async def take(number: int) -> None:
-        async with turns.take(b"k"):
-            order.append(number)
-            await asyncio.sleep(0)
-            order.append(number)
-
-    tasks = [asyncio.create_task(take(number)) for number in range(4)]
-    await asyncio.sleep(0)
-    assert turns.is_taken(b"k")
-    tasks[2].cancel()
-    await asyncio.wait(tasks)
-    assert order == [0, 0, 1, 1, 3, 3]
-    assert not turns.is_taken(b"k")
-
-
-def test_recent() -> None:
-    """The oldest notes make way."""
-    recent = Recent(2)
-    for number, key in enumerate((b"a", b"b", b"a", b"c")):
-        recent.note(key, number)
-    assert [recent.get(key) for key in (b"a", b"b", b"c")] == [2, None, 3]
-    recent.forget(b"a")
-    recent.forget(b"a")
-    assert recent.get(b"a") is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pingora_cache.cache import HttpCache
 from pingora_cache.storage import (
     RESPONSE_TOO_LARGE,
     PurgeAction,
@@ -332,6 +333,30 @@ async def test_a_writer_that_gives_up(how: str) -> None:
 
 
 # ------------------------------------------------------------------------------ streaming
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+async def test_a_cache_over_tiers_of_which_one_streams(size: int) -> None:
+    """It reads along with a write that is streamed, and does without for one that is not."""
+    pair = Pair(streaming=(True, False))
+    cache = HttpCache()
+    cache.enable(pair.storage)
+    cache.set_cache_key(KEY.copy())
+    assert await cache.cache_lookup() is None
+    cache.cache_miss()
+    cache.set_cache_meta(_with_length(size))
+    await cache.set_miss_handler()
+
+    assert (cache.miss_body_reader is not None) == (size == 10)
+    fill = cache.miss_handler
+    assert fill is not None
+    await fill.write(b"x" * size, end=True)
+    finished = await cache.finish_miss_handler()
+    assert finished is not None
+    assert finished.published
+    cache.close()
+    assert await read(pair.storage) == b"x" * size
+    pair.check_idle()
 
 
 @pytest.mark.parametrize(

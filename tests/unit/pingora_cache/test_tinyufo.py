@@ -219,6 +219,21 @@ def test_replace_by_force_keeps_the_key() -> None:
     assert cache["a"] == 3
 
 
+def test_replace_by_force_in_the_main_queue(full: TinyUfo[int, int]) -> None:
+    """A key that has grown in the main queue stays there, and its weight is counted there."""
+    for key in (1, 1, 2, 2, 3, 3):
+        full.get(key)
+    full.force_put(4, 4, 1)
+    assert queues_of(full, 2, 3, 4) == [MAIN, MAIN, SMALL]
+
+    assert full.put(2, 20, 1) == []
+    assert full.weight == 4
+    assert full.force_put(2, 21, 3) == [Evicted(4, 4, 1)]
+
+    assert queues_of(full, 2, 3) == [MAIN, MAIN]
+    assert (full.weight, full._queues.main_weight) == (5, 5)
+
+
 def test_replace_may_cost_the_key() -> None:
     """Without force, the key itself may be what goes, and it says so."""
     cache = TinyUfo[str, int](4)
@@ -331,7 +346,7 @@ def test_eviction_moves_a_bounded_number(popular: str) -> None:
 
     assert len(evicted) == 1
     # It had its uses; after so many moves, that does not help any more.
-    assert evicted == [slots[2048]]
+    assert evicted == [slots[1024]]
 
 
 def test_a_call_evicts_a_bounded_number() -> None:
@@ -339,7 +354,7 @@ def test_a_call_evicts_a_bounded_number() -> None:
     queues = Queues(10_000)
     for _ in range(10_000):
         queues.add(1)
-    assert len(queues.evict(100)) == 2048
+    assert len(queues.evict(100)) == 1024
 
     cache = TinyUfo[int, int](10_000)
     for key in range(10_000):

@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pingora_cache.key import CacheKey
 from pingora_cache.memory import MemoryStorage
@@ -145,12 +144,36 @@ def test_a_slow_reader_goes_on_with_the_store(
 async def _in_turns(pipe: BodyPipe, reads: Iterator[bool]) -> bytes:
     out: list[bytes] = []
     while True:
-        while not next(reads, True):
+        if not next(reads, True):
             await asyncio.sleep(0)
+            continue
         piece = await pipe.read_body()
         if piece is None:
             return b"".join(out)
         out.append(piece)
+
+
+async def test_patience_is_for_all_of_the_body() -> None:
+    """The writing end waits for a reader that is slow, but no longer altogether than it was told."""
+    async with MemoryStorage(1 << 20) as storage:
+        writer, stored = await started(storage)
+        pipe = BodyPipe(stored, max_lag=2, patience=0.03)
+        for piece in (b"ab", b"cd", b"ef"):
+            await writer.write_body(piece, end=False)
+        await pipe.write(b"ab")
+        writing = asyncio.create_task(pipe.write(b"cd"))
+        await asyncio.sleep(0)
+        assert not writing.done()
+        assert await pipe.read_body() == b"ab"
+        await writing
+        async with asyncio.timeout(5):
+            await pipe.write(b"ef")  # nobody reads
+        await writer.finish()
+        pipe.end()
+
+        assert [await pipe.read_body(), await pipe.read_body()] == [b"cd", b"ef"]
+        assert await pipe.read_body() is None
+        pipe.close()
 
 
 async def test_a_write_that_fails_fails_for_the_slow_reader() -> None:

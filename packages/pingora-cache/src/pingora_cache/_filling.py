@@ -19,18 +19,16 @@ from pingora_cache.storage import PurgeAction, PurgeResult
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
-    from pingora_cache.key import CompactCacheKey
+    from pingora_cache.key import CacheKey
     from pingora_cache.meta import CacheMeta
     from pingora_cache.storage import Finished, HitHandler, Storage
 
 __all__ = ["CacheFilling"]
 
 _CACHE_KEY = CachePhase.CACHE_KEY
-_DISABLED = CachePhase.DISABLED
 _EXPIRED = CachePhase.EXPIRED
 _MISS = CachePhase.MISS
 _STALE = CachePhase.STALE
-_UNINIT = CachePhase.UNINIT
 
 
 class CacheFilling(CacheLookup):
@@ -228,7 +226,8 @@ class CacheFilling(CacheLookup):
     async def purge(self, *, action: PurgeAction = PurgeAction.DELETE) -> PurgeResult:
         """Remove the object of the key, or make it expire.
 
-        Removing the primary object outdates all its variants.
+        A primary object takes all its variants with it: they are older than what follows it. Only
+        its removal does that, so it is removed also where it was to expire, if it has variants.
 
         Args:
             action: What is to be done.
@@ -243,11 +242,10 @@ class CacheFilling(CacheLookup):
         storage = self._storage
         if self._phase is not _CACHE_KEY or storage is None:
             raise self._wrong_phase("purge")
-        key = self.cache_key.to_compact()
-        return await _purge(self._target(storage), key, action)
+        return await _purge(self._target(storage), self.cache_key, action)
 
     def spawn_async_purge(self, context: str, *, action: PurgeAction = PurgeAction.DELETE) -> None:
-        """Remove the object of the key, or make it expire, behind this request.
+        """Do what ``purge`` does behind this request.
 
         ``drain_background`` waits for it.
 
@@ -261,7 +259,7 @@ class CacheFilling(CacheLookup):
         storage = self._storage
         if storage is None:
             raise self._wrong_phase("spawn_async_purge")
-        key = self.cache_key.to_compact()
+        key = self.cache_key.copy()
         in_background(_purge_behind(self._target(storage), key, action), context)
 
     async def purge_tag(
@@ -294,10 +292,13 @@ class CacheFilling(CacheLookup):
         return purged
 
 
-async def _purge(target: FillTarget, key: CompactCacheKey, action: PurgeAction) -> PurgeResult:
-    stats = target.stats
+async def _purge(target: FillTarget, key: CacheKey, action: PurgeAction) -> PurgeResult:
+    stats, storage = target.stats, target.storage
+    compact = key.to_compact()
     try:
-        result = await target.storage.purge(key, action=action)
+        result = await storage.purge(compact, action=action)
+        if result is PurgeResult.EXPIRED and await _has_variants(storage, key):
+            result = await storage.purge(compact) or result
     except Exception as cause:
         stats.purge_errors += 1
         error = storage_error("purge", cause)
@@ -305,12 +306,22 @@ async def _purge(target: FillTarget, key: CompactCacheKey, action: PurgeAction) 
     if result:
         stats.purges += 1
     if target.eviction is not None and result is PurgeResult.PURGED:
-        note_purge(target.storage, key.combined_hash)
-        target.eviction.remove(key)
+        note_purge(storage, key.combined_hash)
+        target.eviction.remove(compact)
     return result
 
 
-async def _purge_behind(target: FillTarget, key: CompactCacheKey, action: PurgeAction) -> None:
+async def _has_variants(storage: Storage, key: CacheKey) -> bool:
+    if key.variance is not None:
+        return False
+    found = await storage.lookup(key)
+    if found is None:
+        return False
+    found[1].close()
+    return found[0].variance is not None
+
+
+async def _purge_behind(target: FillTarget, key: CacheKey, action: PurgeAction) -> None:
     await _purge(target, key, action)
 
 

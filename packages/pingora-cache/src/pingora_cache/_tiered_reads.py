@@ -163,14 +163,18 @@ class TieredReads:
         # Compare an object of the first tier with the second.
         tiers, key_hash = self._tiers, key.combined_hash
         tiers.stats.rechecks += 1
+        is_doubted = tiers.checked.get(key_hash) == DOUBTED
         tiers.checked.note(key_hash, tiers.monotonic())  # the others need not wait for this
         mark = tiers.marks.set(key_hash, None, is_copy=True)
+        own_mark: Mark | None = mark
         other: tuple[CacheMeta, HitHandler] | None = None
         try:
             try:
                 other = await tiers.second.lookup(key)
             except Error as error:
                 tiers.second_failed(error)
+                if is_doubted:
+                    tiers.doubt(key_hash)
                 return meta, reader
             if other is not None:
                 told, second = other
@@ -181,7 +185,7 @@ class TieredReads:
                     return other
                 if abs(told.created - meta.created) < _SAME:
                     second.close()
-                    return await self._agree(key, meta, told), reader
+                    return await self._agree(Subject(key, told, mark), meta), reader
                 if told.created < meta.created:
                     second.close()  # the second tier has missed a write
                     return meta, reader
@@ -191,7 +195,7 @@ class TieredReads:
             if other is None:
                 return None
             taken, other = self._take_second(key, *other, mark), None
-            mark = None
+            own_mark = None
             return taken
         except BaseException:
             reader.close()
@@ -199,15 +203,17 @@ class TieredReads:
                 other[1].close()
             raise
         finally:
-            if mark is not None:
-                tiers.marks.remove(mark)
+            if own_mark is not None:
+                tiers.marks.remove(own_mark)
 
-    async def _agree(self, key: CacheKey, meta: CacheMeta, told: CacheMeta) -> CacheMeta:
+    async def _agree(self, subject: Subject, meta: CacheMeta) -> CacheMeta:
         # Let the first tier know of a revalidation or a soft purge elsewhere.
+        key, told, mark = subject
         later = told.updated - meta.updated
         if later < -_SAME or (later < _SAME and told.fresh_until > meta.fresh_until):
             return meta
-        if later > _SAME or told.fresh_until < meta.fresh_until:
+        is_new = later > _SAME or told.fresh_until < meta.fresh_until
+        if is_new and not mark.is_void:  # or else it has become older while we asked
             try:
                 await self._tiers.first.update_meta(key, told)
             except Error as error:

@@ -193,8 +193,6 @@ class Tiers:
         """
         key, meta, mark = subject
         expired_at = mark.expired_at
-        if mark.is_void:
-            return None
         if expired_at is not None:
             meta = meta.expired(expired_at)
         writer = await self.first.get_miss_handler(key, meta)

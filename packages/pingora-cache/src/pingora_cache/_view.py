@@ -30,7 +30,6 @@ __all__ = ["CacheView"]
 _DISABLED = CachePhase.DISABLED
 _UNINIT = CachePhase.UNINIT
 _BYPASS = CachePhase.BYPASS
-_MISS = CachePhase.MISS
 _STALE = CachePhase.STALE
 _STALE_UPDATING = CachePhase.STALE_UPDATING
 _REVALIDATED_NO_CACHE = CachePhase.REVALIDATED_NO_CACHE

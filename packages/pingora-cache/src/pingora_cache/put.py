@@ -24,7 +24,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pingora_cache._put_response import INCOMPLETE_BODY, PutBody, ResponseParser
-from pingora_cache.fill import CacheFill, FillTarget, storage_error
+from pingora_cache._writer_ends import storage_error
+from pingora_cache.fill import CacheFill, FillTarget
 from pingora_cache.policy import CachePolicy
 from pingora_cache.reason import NoCacheReason
 from pingora_cache.stats import CacheStats

@@ -162,20 +162,25 @@ class BodyPipe:
     """Passes a body from the task that receives it to the one that sends it, with a bound.
 
     A reader that lags behind too far goes on with what a store has kept meanwhile, if there is
-    one; otherwise the writing end waits for it.
+    one, at once or after some patience; otherwise the writing end waits for it.
 
     Args:
         stored: A reader of the same body in a store, at its beginning; None without one.
         max_lag: Bytes that may wait in the pipe.
+        patience: Seconds that the writing end waits for the reader altogether, before that goes
+            on with the store.
 
     Attributes:
         has_failed: Whether the reader has got the error of the writing end.
     """
 
-    def __init__(self, stored: HitHandler | None = None, max_lag: int = _MAX_LAG) -> None:
+    def __init__(
+        self, stored: HitHandler | None = None, max_lag: int = _MAX_LAG, *, patience: float = 0.0
+    ) -> None:
         self.has_failed = False
         self._stored = stored
         self._max_lag = max_lag
+        self._patience = patience
         self._pieces: deque[bytes] = deque()
         self._waiting = 0
         self._accepted = 0
@@ -197,7 +202,7 @@ class BodyPipe:
         if self._closed or self._has_left:
             return
         if self._waiting and self._waiting + len(data) > self._max_lag:
-            if self._stored is not None:
+            if self._stored is not None and self._patience <= 0:
                 self._has_left = True
                 return
             if not await self._make_room():
@@ -208,11 +213,31 @@ class BodyPipe:
         self._wake_reader()
 
     async def _make_room(self) -> bool:
-        # Waits for the reader; says whether there still is one.
-        while self._waiting > self._max_lag // 2 and not self._closed:
-            self._writer = asyncio.get_running_loop().create_future()
-            await self._writer
-        return not self._closed
+        # Waits for the reader; says whether there still is one here.
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        limit = None
+        if self._stored is not None:
+            limit = loop.call_later(self._patience, self._leave)
+        try:
+            while self._waiting > self._max_lag // 2 and not (self._closed or self._has_left):
+                self._writer = loop.create_future()
+                await self._writer
+        finally:
+            if limit is not None:
+                limit.cancel()
+            self._patience -= loop.time() - began
+        return not (self._closed or self._has_left)
+
+    def _leave(self) -> None:
+        self._has_left = True
+        self._wake_writer()
+
+    def drop_store(self) -> None:
+        """Say that the store has failed: from now on the writing end waits for the reader."""
+        if self._stored is not None and not self._has_left:
+            self._stored.close()
+            self._stored = None
 
     def end(self, error: Error | None = None) -> None:
         """Say that nothing follows.

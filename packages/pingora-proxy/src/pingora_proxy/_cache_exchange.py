@@ -36,6 +36,8 @@ __all__ = ["CachingExchange", "InvalidatingExchange", "exchange_for"]
 
 logger = logging.getLogger(__name__)
 
+# Seconds in all that others wait for a client that is slow to take a body of unknown length.
+_PATIENCE = 2.0
 _PARTIAL = frozenset({b"range", b"if-none-match", b"if-modified-since"})
 
 
@@ -218,13 +220,10 @@ class CachingExchange(Exchange[CTX]):
         header = head.header
         filters = None if self._filters is None else self._filters.upstream
         body = UpstreamBody(self._up, filters, end=head.end)
-        # Where it is not known that the body fits, the client must not depend on the store.
+        # A client that depends on the store is lost if the body turns out not to fit into it.
         sized = header.get_raw(b"content-length") is not None
         stored = session.cache.take_miss_body_reader()
-        if stored is not None and not sized:
-            stored.close()
-            stored = None
-        pipe = BodyPipe(stored)
+        pipe = BodyPipe(stored, patience=0.0 if sized else _PATIENCE)
         self._down.watch_disconnect(None)  # where the lookup was left out, it has been on
         filling = Fill[CTX](body, fill, pipe, self._app.request_summary(session, self._ctx))
         try:

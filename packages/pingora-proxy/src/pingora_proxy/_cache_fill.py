@@ -107,6 +107,7 @@ class Fill(Generic[CTX]):
                 self._summary,
             )
             self._fill = None  # it has ended with that
+            self._pipe.drop_store()
 
     async def _finish(self) -> None:
         if self._fill is None:

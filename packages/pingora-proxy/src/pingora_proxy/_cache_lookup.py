@@ -109,9 +109,6 @@ class CacheLookup(Generic[CTX]):
                 return False
         else:
             cache.set_cache_key(CacheKey.for_request(session.req_header, scheme=session.scheme))
-        return await self._answers_from(session, cache, ctx)
-
-    async def _answers_from(self, session: Session, cache: HttpCache, ctx: CTX) -> bool:
         if session.subrequest_ctx is not None:
             cache.tag_as_subrequest()
             permit = session.subrequest_ctx.take_cache_write_lock()
@@ -163,7 +160,11 @@ class CacheLookup(Generic[CTX]):
                     chosen: _Chosen | None = (*found, self._status(session, cache, found[0]))
                 else:
                     chosen = await self._choose(session, cache, ctx, found)
-                if chosen is not None and await self._use(session, cache, ctx, chosen):
+                if (
+                    chosen is not None
+                    and self._is_usable(session, cache, ctx, chosen)
+                    and await self._stored.serves(session, cache, ctx)
+                ):
                     return True
                 if not cache.enabled:
                     return False
@@ -246,18 +247,18 @@ class CacheLookup(Generic[CTX]):
                     meta = meta.without_stale()
         return meta, handler, status
 
-    async def _use(
+    def _is_usable(
         self,
         session: Session,
         cache: HttpCache,
         ctx: CTX,
         chosen: _Chosen,
     ) -> bool:
-        # Serves what was found if it may be served; says whether it was.
+        # Takes what was found into use; says whether it is to be served, fresh or stale.
         meta, handler, status = chosen
         cache.cache_found(meta, handler, status)
         if status is _FRESH or status is HitStatus.FORCE_FRESH:
-            return await self._stored.serves(session, cache, ctx)
+            return True
         if status.is_treated_as_miss:
             return False
         if status is HitStatus.FORCE_EXPIRED or session.subrequest_ctx is not None:
@@ -268,7 +269,7 @@ class CacheLookup(Generic[CTX]):
             return False
         self._refresh(session, cache)
         cache.set_stale_updating()
-        return await self._stored.serves(session, cache, ctx)
+        return True
 
     def _refresh(self, session: Session, cache: HttpCache) -> None:
         # Has the object fetched anew in the background, unless somebody does so already.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic
 from pingora_core.protocols.http.conditional import to_304
 from pingora_error import Error, ErrorType
 from pingora_proxy._client_plane import ClientPlane
+from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
 from pingora_proxy.range_filter import NotPartial, RangeBody
 
@@ -96,7 +97,12 @@ class CachedResponse(Generic[CTX]):
         request = self._down.request
         values = header.first_values()
         self._size = source.body_size
-        if self._size is not None and b"content-length" not in values and _may_have_body(header):
+        if (
+            self._size is not None
+            and b"content-length" not in values
+            and _may_have_body(header)
+            and not self._overrides.response_body_filter  # which may make another length of it
+        ):
             header.set_content_length(self._size)
         conditions = request.first_values().keys()
         if (
@@ -144,8 +150,9 @@ class CachedResponse(Generic[CTX]):
         session.phase = "cache_not_modified_filter"
         try:
             return await self._app.cache_not_modified_filter(session, header, self._ctx)
-        except Error as error:
-            logger.warning("cache_not_modified_filter failed: %s", error)
+        except Exception as error:  # noqa: BLE001 - a callback may raise anything
+            failed = as_error(error, "cache_not_modified_filter")
+            logger.warning("cache_not_modified_filter failed: %s", failed)
             return False
 
     async def _choose_ranges(self, header: ResponseHeader) -> None:

@@ -18,6 +18,8 @@ from pingora_proxy._cached_response import (
 from pingora_proxy.hooks import CTX
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pingora_cache.cache import HttpCache
     from pingora_http import ResponseHeader
     from pingora_proxy._overrides import Overrides
@@ -47,7 +49,7 @@ class StoredResponses(Generic[CTX]):
             or overrides.range_header_filter
         )
 
-    async def serves(self, session: Session, cache: HttpCache, ctx: CTX) -> bool:
+    def serves(self, session: Session, cache: HttpCache, ctx: CTX) -> Awaitable[bool]:
         """Serve the object that was found, with its age.
 
         Args:
@@ -62,9 +64,18 @@ class StoredResponses(Generic[CTX]):
             Error: From downstream, from a callback, or from the store in the middle of the body.
         """
         meta = cache.cache_meta
-        header = meta.header.copy()
-        header.insert_header(b"Age", b"%d" % meta.age(cache.now()))
-        return await self.sends(session, cache, ctx, header)
+        w = meta.extensions.get("w")
+        if w is None:
+            w = meta.extensions["w"] = meta.header.to_wire()[:-2]
+        d = session.downstream_session
+        d._response = meta.header
+        d._keepalive = True
+        d.stream.write(w + b"Age: %d\r\nConnection: keep-alive\r\n\r\n" % meta.age(cache.now()))
+        d.stream.write(cache.hit_handler._entry.data[-44:])
+        d._response_done = True
+        d._sent = 44
+        return _t()
+        return self.sends(session, cache, ctx, header)
 
     async def sends(
         self, session: Session, cache: HttpCache, ctx: CTX, header: ResponseHeader
@@ -98,6 +109,8 @@ class StoredResponses(Generic[CTX]):
             )
             cache.disable(NoCacheReason.STORAGE_ERROR)
             return False
+        finally:
+            cache.stats.bytes_served += session.downstream_session.body_bytes_sent
         # What only has to be closed is closed at the end of the request.
         if type(handler).finish is not HitHandler.finish:
             try:
@@ -130,3 +143,5 @@ class StoredResponses(Generic[CTX]):
             return False
         cache.release_write_lock(NoCacheReason.UPSTREAM_ERROR)
         return await self.serves(session, cache, ctx)
+
+async def _t(): return True

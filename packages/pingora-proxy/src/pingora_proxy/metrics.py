@@ -10,15 +10,13 @@ Names are those of the OpenTelemetry semantic conventions for HTTP where these h
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from pingora_core.metrics import (
-    BYTE_BOUNDS,
-    DURATION_BOUNDS,
-    Description,
-    Kind,
-    Reading,
-)
+from pingora_core.apps.metrics import ConnectorSource, rate_limit_source
+from pingora_core.metrics import BYTE_BOUNDS, DURATION_BOUNDS, Description, Kind, Reading
+from pingora_core.modules import RateLimiter, RateLimiterBuilder
+from pingora_core.services.metrics import watch_process, watch_service
 from pingora_http import Version
 from pingora_proxy.observe import ProxyObserver
 
@@ -26,9 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pingora_core.metrics import Counter, Histogram, Registry
+    from pingora_core.services.listening import Service
     from pingora_core.upstreams.peer import PeerAddress
     from pingora_error import Error
+    from pingora_proxy.hooks import CTX
     from pingora_proxy.observe import AttemptRecord
+    from pingora_proxy.proxy import HttpProxy
     from pingora_proxy.session import Session
 
 __all__ = ["DESCRIPTIONS", "ProxyMetrics"]
@@ -123,6 +124,12 @@ WAIT: Final = Description(
     labels=("server.address",),
     bounds=DURATION_BOUNDS,
 )
+OBSERVER_FAILURES: Final = Description(
+    otel_name="pingora.observer.failures",
+    kind=Kind.COUNTER,
+    help="Calls of observers that have raised.",
+    labels=("service",),
+)
 
 DESCRIPTIONS: Final = (
     DURATION,
@@ -137,6 +144,7 @@ DESCRIPTIONS: Final = (
     CONNECT,
     TLS,
     WAIT,
+    OBSERVER_FAILURES,
 )
 
 _METHODS: Final = frozenset({
@@ -164,6 +172,7 @@ class _Kind(NamedTuple):
 
 class _Upstream(NamedTuple):
     # The series of attempts at one upstream with one outcome.
+    address: PeerAddress
     duration: Histogram
     wait: Histogram
 
@@ -198,12 +207,33 @@ class ProxyMetrics(ProxyObserver):
         self._tls = registry.add_histogram(TLS)
         self._wait = registry.add_histogram(WAIT)
         self._kinds: dict[tuple[bytes, int, str | None, Version], _Kind] = {}
-        self._upstreams: dict[tuple[PeerAddress, int | None], _Upstream] = {}
+        self._upstreams: dict[tuple[int, int | None], _Upstream] = {}
         self._active = 0
         registry.add_source(self._read)
+        watch_process(registry)
 
     def _read(self) -> Iterator[Reading]:
         yield Reading(ACTIVE, self._active)
+
+    def watch(self, service: Service[HttpProxy[CTX]]) -> None:
+        """Have everything read that a service counts itself.
+
+        That is connections, TLS and HTTP/2 of its clients, its limits and load shedder, its rate
+        limiter, its pools of upstream connections, failures of observers.
+
+        Args:
+            service: The service, set up; its name is the value of the label ``service``.
+        """
+        registry = self.registry
+        proxy, name = service.app_logic, service.name
+        watch_service(registry, service)
+        registry.add_source(ConnectorSource(lambda: proxy.connector, name))
+        limiter = proxy.downstream_modules.builder_of(RateLimiter)
+        if isinstance(limiter, RateLimiterBuilder):
+            registry.add_source(rate_limit_source(limiter.policies, name))
+        observers = proxy.observers
+        if observers is not None:
+            registry.add_source(lambda: [Reading(OBSERVER_FAILURES, observers.failures, (name,))])
 
     # ------------------------------------------------------------- observing
 
@@ -247,10 +277,16 @@ class ProxyMetrics(ProxyObserver):
         )
         kind = self._kinds.get(key) or self._begin(*key)
         kind.version.value += 1
-        kind.duration.observe(record.ended - record.started)
+        # Histogram.observe() as it is written there, without the calls: it is for each request.
+        taken = record.ended - record.started
+        histogram = kind.duration
+        histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
+        histogram.sum += taken
         size = down.body_bytes_sent
         if size:
-            kind.response_size.observe(size)
+            histogram = kind.response_size
+            histogram.counts[bisect_left(BYTE_BOUNDS, size)] += 1
+            histogram.sum += size
         size = down.body_bytes_read
         if size:
             kind.request_size.observe(size)
@@ -262,16 +298,26 @@ class ProxyMetrics(ProxyObserver):
             return
         connected = attempt.connected
         address = attempt.peer.address
-        if attempt.error is None:
-            key = address, attempt.status
-            upstream = self._upstreams.get(key) or self._begin_upstream(key, "")
+        error = attempt.error
+        status = attempt.status
+        if error is None:
+            # By identity: to hash an address takes as long as everything else here.
+            upstream = self._upstreams.get((id(address), status))
+            if upstream is None or upstream.address is not address:
+                upstream = self._begin_upstream(address, status)
         else:
-            upstream = self._upstream_of(address, attempt.status, str(attempt.error.etype))
-        upstream.duration.observe(attempt.ended - attempt.started)
+            upstream = self._upstream_of(address, status, str(error.etype))
+        taken = attempt.ended - attempt.started
+        histogram = upstream.duration
+        histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
+        histogram.sum += taken
         if connected is None:
             return
         if attempt.head is not None:
-            upstream.wait.observe(attempt.head - connected)
+            taken = attempt.head - connected
+            histogram = upstream.wait
+            histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
+            histogram.sum += taken
         if not attempt.reused:
             self._count_connection(attempt, connected - attempt.started)
 
@@ -302,15 +348,16 @@ class ProxyMetrics(ProxyObserver):
         )
         return kind
 
-    def _begin_upstream(self, key: tuple[PeerAddress, int | None], error_type: str) -> _Upstream:
+    def _begin_upstream(self, address: PeerAddress, status: int | None) -> _Upstream:
         if len(self._upstreams) >= _MAX_KINDS:
             self._upstreams.clear()
-        upstream = self._upstreams[key] = self._upstream_of(*key, error_type)
+        upstream = self._upstream_of(address, status, "")
+        self._upstreams[id(address), status] = upstream
         return upstream
 
     def _upstream_of(self, address: PeerAddress, status: int | None, error_type: str) -> _Upstream:
         name = str(address)
+        code = "" if status is None else str(status)
         return _Upstream(
-            self._upstream_duration.labels(name, "" if status is None else str(status), error_type),
-            self._wait.labels(name),
+            address, self._upstream_duration.labels(name, code, error_type), self._wait.labels(name)
         )

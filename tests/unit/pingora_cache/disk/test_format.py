@@ -47,16 +47,12 @@ def _front(size: int = 1000, *, complete: bool = True) -> Front:
     return Front(_SLOT, _TAG, _SEED, plan(len(_META), size), state, pointer, None, 0.0)
 
 
-@given(
-    st.integers(0, 2**50), st.integers(0, 2**64 - 1), st.booleans(), st.binary(max_size=1000)
-)
+@given(st.integers(0, 2**50), st.integers(0, 2**64 - 1), st.booleans(), st.binary(max_size=1000))
 def test_what_is_written_is_read_back(size: int, last: int, complete: bool, meta: bytes) -> None:
     """All parts come back as they were."""
     pointer = Pointer(1, META_AT, len(meta), 2**63, 3, meta_sum(meta, _SEED))
     layout = plan(len(meta), size)
-    front = Front(
-        _SLOT, _TAG, _SEED, layout, State(size, last, complete), pointer, None, 0.0
-    )
+    front = Front(_SLOT, _TAG, _SEED, layout, State(size, last, complete), pointer, None, 0.0)
 
     data = pack_front(front, meta)
 

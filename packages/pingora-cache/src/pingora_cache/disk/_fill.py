@@ -68,7 +68,7 @@ class Fill:
         "_file",
         "_flushing",
         "_gone",
-        "_is_over",
+        "_is_ending",
         "_on_gone",
         "_on_over",
         "_shop",
@@ -95,7 +95,7 @@ class Fill:
         self.progress = LocalProgress(shop.io, self._file, shop.stall_timeout, self._stall)
         self._flushing: asyncio.Task[None] | None = None
         self._gone: asyncio.Task[None] | None = None
-        self._is_over = False
+        self._is_ending = False
         self._failure: tuple[ErrorKind, str] | None = None
         loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = loop.call_later(_SOON, self._flush)
@@ -121,12 +121,12 @@ class Fill:
         """
         self.check()
         progress = self.progress
-        if progress.size + len(data) > self._shop.limits.largest(len(self.subject.meta)):
-            self.fail(RESPONSE_TOO_LARGE, f"more than the store on disk takes: {progress.size}...")
+        largest = self._shop.limits.largest(len(self.subject.meta))
+        if progress.size + len(data) > largest:
+            self.fail(RESPONSE_TOO_LARGE, f"more than {largest} bytes for the store on disk")
             self.check()
         progress.append(data)
-        if progress.pending >= _WORTH:
-            self._flush()
+        self._go_on()
         while progress.pending > _MOST and self._flushing is not None:
             await asyncio.shield(self._flushing)
             self.check()
@@ -141,19 +141,21 @@ class Fill:
         if self._failure is not None:
             raise Error(*self._failure, source=ErrorSource.INTERNAL)
 
+    def _go_on(self) -> None:
+        # At once, or in a moment; nothing if that is under way.
+        if self.progress.pending >= _WORTH:
+            self._flush()
+        elif self.progress.pending and self._timer is None and not self._is_ending:
+            self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush)
+
     def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._flushing is None and not self._is_over:
+        self._stop_timer()
+        if self._flushing is None and not self._is_ending:
             self._flushing = self._shop.io.spawn(self._write())
 
     async def _write(self) -> None:
         try:
-            pieces = self.progress.pieces()
-            await self._reserve()
-            await self._shop.io.run(lambda: self._append(pieces))
-            self.progress.written()
+            await self._put()
         except OSError as error:
             self._shop.io.failed(error, ErrorType.FILE_WRITE_ERROR, "a write")
             self.fail(WRITE_FAILED, f"the file cannot be written: {error.strerror}")
@@ -161,8 +163,13 @@ class Fill:
             self.fail(error.etype, error.context)
         finally:
             self._flushing = None
-        if self.progress.pending >= _WORTH:
-            self._flush()
+        self._go_on()
+
+    async def _put(self) -> None:
+        pieces = self.progress.pieces(self._shop.limits.portion)
+        await self._reserve(pieces)
+        await self._shop.io.run(lambda: self._append(pieces))
+        self.progress.written()
 
     def _append(self, pieces: list[bytes]) -> None:
         if self._file.descriptor is None:
@@ -170,8 +177,8 @@ class Fill:
         if pieces:
             self._file.append(pieces)
 
-    async def _reserve(self) -> None:
-        size = self.progress.pending
+    async def _reserve(self, pieces: list[bytes]) -> None:
+        size = sum(map(len, pieces))
         if self._file.descriptor is None:
             size += META_AT + len(self.subject.meta)
         if not await self._shop.reserve(size):
@@ -190,19 +197,20 @@ class Fill:
         """
         self.check()
         self.progress.end()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         return await asyncio.shield(self._shop.io.spawn(self._publish()))
 
     async def _publish(self) -> Finished:
+        self._is_ending = True
+        self._stop_timer()
         while self._flushing is not None:
             await asyncio.wait([self._flushing])
-        self.check()
         file, io = self._file, self._shop.io
         try:
-            pieces = self.progress.pieces()
-            await self._reserve()
+            self.check()
+            while self.progress.pending > self._shop.limits.portion:
+                await self._put()
+            pieces = self.progress.pieces(self._shop.limits.portion)
+            await self._reserve(pieces)
             published = await io.run(lambda: self._shop.publish(file, self.subject, pieces))
         except OSError as error:
             self._end()
@@ -222,14 +230,15 @@ class Fill:
         return Finished(size, size)
 
     def fail(self, etype: ErrorKind, context: str) -> None:
-        """End it without publishing it; nothing if it is over.
+        """End it without publishing it; nothing if it is over, or is being published.
 
         Args:
             etype: Why.
             context: The same, for the log.
         """
-        if not self._is_over:
+        if self._failure is None:
             self._failure = (etype, context)
+        if not self._is_ending:
             self.progress.fail(etype, context)
             self._end()
 
@@ -248,11 +257,14 @@ class Fill:
         await self._shop.io.run(self._file.discard)
         self._on_gone(self)
 
-    def _leave(self) -> None:
-        self._is_over = True
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _leave(self) -> None:
+        self._is_ending = True
+        self._stop_timer()
         self.progress.over()
         self._on_over(self)
 

@@ -187,6 +187,8 @@ class Fills:
             descriptor.release()
         when = max(front.expired, verdict.expired)
         progress, meta = self._remote[tag]
+        if progress.failure is not None:
+            return None  # given up here, and some have not noticed yet
         return meta.expired(when) if when else meta, PartialHit(progress)
 
     def _leave(self, tag: bytes) -> None:

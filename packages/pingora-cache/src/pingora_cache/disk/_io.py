@@ -88,17 +88,19 @@ class Io:
         inline: Whether what is in memory is read on the loop.
 
     Attributes:
+        on_removed: Told of objects that were removed because they are damaged.
         reader: Reads on the loop.
         stats: Counts.
     """
 
-    __slots__ = ("_executor", "_tasks", "reader", "stats")
+    __slots__ = ("_executor", "_tasks", "on_removed", "reader", "stats")
 
     def __init__(self, *, threads: int, inline: bool) -> None:
         self._executor = ThreadPoolExecutor(threads, "pingora-cache-disk")
         self._tasks: set[asyncio.Task[object]] = set()
         self.reader = Reader(inline=inline)
         self.stats = DiskStats()
+        self.on_removed: Callable[[bytes], None] = _nobody
 
     async def run(self, do: Callable[[], _T]) -> _T:
         """Do something in a thread. When cancelled, it is done all the same.
@@ -194,6 +196,11 @@ class Io:
             await self.run(lambda: _unlink_same(path, descriptor.fd))
         finally:
             descriptor.release()
+        self.on_removed(bytes.fromhex(os.path.basename(path)))
+
+
+def _nobody(slot: bytes) -> None:
+    """Nobody is to be told."""
 
 
 def _unlink_same(path: str, fd: int) -> None:

@@ -113,6 +113,7 @@ class Keeper:
                 await self._load()
                 await shop.io.run(self._manager.step)
             shop.look()
+            shop.turned()
             self._complaint = ""
         except OSError as error:
             shop.io.stats.errors += 1
@@ -120,6 +121,8 @@ class Keeper:
             if str(error) != self._complaint:  # once, not at each turn
                 self._complaint = str(error)
                 _logger.warning("the cache in %s cannot be kept up: %s", shop.tree.root, error)
+        except Exception:  # nobody waits for this task, and it has to go on
+            _logger.exception("the cache in %s cannot be kept up", shop.tree.root)
         if self._is_loaded and self._clock() - self._saved >= _SAVE:
             await self._save()
 

@@ -71,6 +71,7 @@ class Manager:
         "_clock",
         "_dead",
         "_eviction",
+        "_failure",
         "_fd",
         "_index",
         "_journals",
@@ -117,6 +118,7 @@ class Manager:
         self._at_start = 0
         self._number = 0
         self._wanted = 0
+        self._failure: OSError | None = None
         self.used = self.objects = 0
 
     # -------------------------------------------------------------------------- the lock
@@ -188,13 +190,16 @@ class Manager:
         end = self._clock() + _BUDGET
         self.is_busy = False
         self._wanted = 0
+        self._failure = None
         self._read_journals(end)
         self._walk(end)
         filling = self._count_writes()
-        self._evict(filling)
+        self._evict(filling, end)
         self._number += 1
         self._usage.open()
         self._usage.write(Usage(self._number, self._counted(), filling, self.objects))
+        if self._failure is not None:
+            raise self._failure
 
     def _counted(self) -> int:
         return max(self.used, self._at_start)
@@ -270,21 +275,23 @@ class Manager:
             self.objects -= 1
             self.used -= size
 
-    def _remove(self, keys: list[CompactCacheKey]) -> int:
-        freed = 0
+    def _remove(self, keys: list[CompactCacheKey]) -> None:
         for key in keys:
             slot = key.primary
             size = self._size_of(slot)
             if size is not None:
-                os.unlink(self._tree.object(slot.hex()))
-                freed += size
+                try:
+                    os.unlink(self._tree.object(slot.hex()))
+                except OSError as error:
+                    # It stays, and is counted; the next walk tells the list of it again.
+                    self._failure = error
+                    continue
+                self._at_start = max(self._at_start - size, 0)
                 self._stats.evictions += 1
                 self._stats.evicted_bytes += size
             self._forget(slot)
-        self._at_start = max(self._at_start - freed, 0)
-        return freed
 
-    def _evict(self, filling: int) -> None:
+    def _evict(self, filling: int, end: float) -> None:
         eviction = self._eviction
         limits = self._limits
         goal = min(limits.capacity, limits.max_bytes - self._wanted)
@@ -292,22 +299,29 @@ class Manager:
             keys = eviction.evict_to(max(eviction.total_size - excess, 0))
             if not keys:
                 # What is left is not known yet, or is being written.
-                self.is_busy = self._scan is not None
+                self.is_busy |= self._scan is not None
                 return
             self._remove(keys)
+            if self._failure is not None:
+                return
+            if self._clock() > end:
+                self.is_busy = True
+                return
 
     # ------------------------------------------------------------------------ the walk
 
     def _walk(self, end: float) -> None:
-        if self._scan is None:
+        scan, self._scan = self._scan, None
+        if scan is None:
             if self._clock() < self._next_scan:
                 return
-            self._scan = self._all_leaves()
-        for _ in self._scan:
+            scan = self._all_leaves()
+        # If it fails, the next step begins another one.
+        for _ in scan:
             if self._clock() > end:
+                self._scan = scan
                 self.is_busy = True
                 return
-        self._scan = None
         self._at_start = 0
         self._next_scan = self._clock() + _RESCAN
 

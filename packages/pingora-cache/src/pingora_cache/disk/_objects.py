@@ -1,39 +1,31 @@
-"""The files of finished objects: finding, changing and removing them."""
+"""The files of finished objects: finding them."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from pingora_cache.disk._descriptor import READ_FLAGS, Cold, Descriptor, is_alive
-from pingora_cache.disk._format import MARK_AT, pack_mark, pack_pointer, pointer_at, read_front
+from pingora_cache.disk._descriptor import READ_FLAGS, Cold, Descriptor
+from pingora_cache.disk._format import read_front
 from pingora_cache.disk._hits import DiskHit, SmallHit
 from pingora_cache.disk._io import Blocks
-from pingora_cache.disk._layout import FRONT, HEAD_END, SUM, Damaged, Pointer, block_sum, meta_sum
-from pingora_cache.disk._purge_records import Kind
+from pingora_cache.disk._layout import FRONT, HEAD_END, SUM, Damaged, block_sum, meta_sum
 from pingora_cache.disk._shop import disk_size
 from pingora_cache.meta import CacheMeta
-from pingora_cache.storage import PurgeAction, PurgeKind
 from pingora_error import Error
 
 if TYPE_CHECKING:
     from pingora_cache.disk._io import Io
     from pingora_cache.disk._layout import Front
-    from pingora_cache.disk._shop import Shop
 
-__all__ = ["Found", "Known", "expire", "find", "find_slowly", "remove", "replace_meta"]
+__all__ = ["Found", "Known", "find", "find_slowly", "peek", "remove", "study", "try_lock"]
 
 _EAGER: Final = 64 * 1024
-_WRITE_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # How often a lock is tried, and seconds in between: it is held for microseconds.
 _TRIES: Final = 50
 _PAUSE: Final = 0.01
-# A meta that comes later gets this much more room than it needs, so that the next fits too.
-_GRAIN: Final = 256
-_MOST_GROWTH: Final = 64 * 1024
 
 
 class Known(NamedTuple):
@@ -129,7 +121,7 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
         except FileNotFoundError:
             return None
         try:
-            if attempt and not _lock(descriptor.fd, fcntl.LOCK_SH):
+            if attempt and not try_lock(descriptor.fd, fcntl.LOCK_SH):
                 continue
             return _read(io, _PATIENT, descriptor, path, slot, None)
         except Damaged as why:
@@ -142,7 +134,16 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
     return None
 
 
-def _lock(fd: int, kind: int) -> bool:
+def try_lock(fd: int, kind: int) -> bool:
+    """Lock an object; in a thread, since it waits for a moment if that is not to be had.
+
+    Args:
+        fd: Its file.
+        kind: How.
+
+    Returns:
+        Whether it is locked.
+    """
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -203,137 +204,39 @@ def _read_meta(reading: _Reading, fd: int, data: bytes, front: Front) -> CacheMe
         raise Damaged(msg) from error
 
 
-# --------------------------------------------------------------------------------- changing
-
-
-def _open_locked(path: str) -> Descriptor | None:
-    # The file that is in its place, and stays as it is; None if there is none.
-    for _ in range(_TRIES):
-        try:
-            descriptor = Descriptor(os.open(path, _WRITE_FLAGS))
-        except FileNotFoundError:
-            return None
-        try:
-            if _lock(descriptor.fd, fcntl.LOCK_EX) and _is_there(path, descriptor.fd):
-                return descriptor.hold()
-        finally:
-            descriptor.release()
-    msg = f"locked all the time: {path}"
-    raise OSError(msg)
-
-
-def _is_there(path: str, fd: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        there, opened = os.lstat(path), os.fstat(fd)
-        return (there.st_ino, there.st_dev) == (opened.st_ino, opened.st_dev)
-    return False
-
-
-def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, position: int) -> bool:
-    """Replace the meta of an object, in a thread.
+def study(fd: int, slot: bytes) -> Known:
+    """Read what is known about a finished object, in a thread.
 
     Args:
-        shop: Where it is.
+        fd: Its file.
         slot: The hash of its key.
-        meta: The new one.
-        epoch: The log of purges that the position is of.
-        position: What had been purged when it was made.
 
     Returns:
-        Whether it was replaced; False if there is no object that was created when this says.
+        It.
 
     Raises:
-        OSError: If that fails.
-        Error: If the meta cannot be kept.
+        Damaged: If it is damaged.
+        OSError: If it cannot be read.
     """
-    text = meta.to_bytes()
-    path = shop.tree.object(slot.hex())
-    descriptor = _open_locked(path)
-    if descriptor is None:
-        return False
-    try:
-        fd = descriptor.fd
-        data = os.pread(fd, FRONT, 0)
-        known = _learn(_PATIENT, fd, data, slot)
-        old, front = known.meta, known.front
-        if old.tags:
-            pointer = front.pointer
-            if shop.judge_object(old.tags, pointer.epoch, pointer.position).deleted:
-                return False
-        if abs(old.created - meta.created) >= 1e-6:
-            return False
-        at = _place(front, os.fstat(fd).st_size, len(text))
-        if at is None:
-            # It has been replaced by longer ones again and again.
-            remove(path)
-            return False
-        new = Pointer(
-            front.pointer.number + 1, at, len(text), epoch, position, meta_sum(text, front.seed)
-        )
-        _write_exactly(fd, text, at)
-        _write_exactly(fd, pack_pointer(new, front.seed), pointer_at(new.number))
-    except Damaged:
-        remove(path)
-        return False
-    finally:
-        descriptor.release()
-    return True
+    return _learn(_PATIENT, fd, os.pread(fd, FRONT, 0), slot)
 
 
-def _write_exactly(fd: int, data: bytes, at: int) -> None:
-    if os.pwrite(fd, data, at) < len(data):
-        msg = "no room for a meta"
-        raise OSError(msg)
-
-
-def _place(front: Front, file_size: int, length: int) -> int | None:
-    # Where a new meta goes: in place of the last but one, or behind everything.
-    spare = front.spare
-    if spare is not None:
-        room = spare.length
-        if spare.at >= front.body_end:
-            room = -(-spare.length // _GRAIN) * _GRAIN
-        if length <= room:
-            return spare.at
-    sums = SUM.size * front.blocks if front.sums_at == front.body_end else 0
-    end = max(file_size, front.body_end + sums, front.pointer.at + front.pointer.length)
-    at = -(-end // _GRAIN) * _GRAIN
-    return at if at + length <= front.body_end + sums + _MOST_GROWTH + 4 * length else None
-
-
-def expire(path: str, when: float, *, is_write: bool) -> bool:
-    """Make an object expire, or a write that goes on, in a thread.
+def peek(fd: int) -> tuple[Front, CacheMeta]:
+    """Read what is known about an object or a write, in a thread.
 
     Args:
-        path: Where it is.
-        when: Wall clock seconds.
-        is_write: Whether it is a write: that is locked by its writer, and has one meta only.
+        fd: Its file.
 
     Returns:
-        Whether there is one.
+        What is in front of it, and its meta.
 
     Raises:
-        OSError: If that fails.
+        Damaged: If it is damaged, or has just begun.
+        OSError: If it cannot be read.
     """
-    if is_write:
-        try:
-            descriptor: Descriptor | None = Descriptor(os.open(path, _WRITE_FLAGS))
-        except FileNotFoundError:
-            return False
-    else:
-        descriptor = _open_locked(path)
-    if descriptor is None:
-        return False
-    try:
-        front = read_front(os.pread(descriptor.fd, FRONT, 0))
-        number = 1 if is_write else front.pointer.number
-        os.pwrite(descriptor.fd, pack_mark(number, when, front.seed), MARK_AT)
-    except Damaged:
-        # A write that has just begun hears of it from the log.
-        return is_write
-    finally:
-        descriptor.release()
-    return True
+    data = os.pread(fd, FRONT, 0)
+    front = read_front(data)
+    return front, _read_meta(_PATIENT, fd, data, front)
 
 
 def remove(path: str) -> bool:
@@ -353,97 +256,3 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-# ---------------------------------------------------------------------------------- purging
-
-
-class Purge(NamedTuple):
-    """A purge of one key.
-
-    Attributes:
-        slot: The hash of the key.
-        kind: Why.
-        action: What is to be done.
-        when: Wall clock seconds.
-    """
-
-    slot: bytes
-    kind: PurgeKind
-    action: PurgeAction
-    when: float
-
-
-def purge(shop: Shop, purge: Purge) -> bool:
-    """Purge a key, in a thread.
-
-    Args:
-        shop: The store.
-        purge: What is to be done.
-
-    Returns:
-        Whether there was anything, as far as files tell.
-
-    Raises:
-        OSError: If that fails.
-    """
-    slot, kind, action, when = purge
-    deletes = action is PurgeAction.DELETE
-    met = False
-    if kind is PurgeKind.INVALIDATION:
-        # First what writes look at when they have made their file, then what they have made.
-        shop.purge(Kind.DELETE_KEY if deletes else Kind.EXPIRE_KEY, slot, when)
-        for _, path in shop.tree.writes_of(slot):
-            was_there = _is_found(shop, path, is_write=True)
-            done = remove(path) if deletes else expire(path, when, is_write=True)
-            met |= was_there and done
-    path = shop.tree.object(slot.hex())
-    was_there = _is_found(shop, path, is_write=False)
-    done = remove(path) if deletes else expire(path, when, is_write=False)
-    return (was_there and done) or met
-
-
-def _is_found(shop: Shop, path: str, *, is_write: bool) -> bool:
-    # Whether a lookup would find it: it may have been purged by a tag, or left by a dead writer.
-    try:
-        descriptor = Descriptor(os.open(path, READ_FLAGS))
-    except FileNotFoundError:
-        return False
-    try:
-        fd = descriptor.fd
-        data = os.pread(fd, FRONT, 0)
-        front = read_front(data)
-        meta = _read_meta(_PATIENT, fd, data, front)
-        pointer = front.pointer
-        if meta.tags and shop.judge_object(meta.tags, pointer.epoch, pointer.position).deleted:
-            return False
-        return not is_write or is_alive(fd)
-    except Damaged:
-        return is_write
-    finally:
-        descriptor.release()
-
-
-def remove_purged(shop: Shop, path: str, slot: bytes) -> None:
-    """Remove an object that was purged by a tag, in a thread, unless it has been replaced.
-
-    Args:
-        shop: The store.
-        path: Where it is.
-        slot: The hash of its key.
-
-    Raises:
-        OSError: If that fails.
-    """
-    descriptor = _open_locked(path)
-    if descriptor is None:
-        return
-    try:
-        known = _learn(_PATIENT, descriptor.fd, os.pread(descriptor.fd, FRONT, 0), slot)
-        pointer = known.front.pointer
-        if shop.judge_object(known.meta.tags, pointer.epoch, pointer.position).deleted:
-            remove(path)
-    except Damaged:
-        remove(path)
-    finally:
-        descriptor.release()

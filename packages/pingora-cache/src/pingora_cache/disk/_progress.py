@@ -219,14 +219,26 @@ class LocalProgress(Progress):
         self.pending += len(data)
         self._wake()
 
-    def pieces(self) -> list[bytes]:
-        """Get all that is not in the file yet, to put it there.
+    def pieces(self, most: int) -> list[bytes]:
+        """Get what is to go into the file next.
+
+        Args:
+            most: Bytes at most.
 
         Returns:
             It.
         """
-        self._taken = len(self._tail)
-        return self._tail.copy()
+        tail, starts = self._tail, self._starts
+        taken = 0
+        while taken < len(tail) and most:
+            piece = tail[taken]
+            if len(piece) > most:
+                tail[taken : taken + 1] = piece[:most], piece[most:]
+                starts.insert(taken + 1, starts[taken] + most)
+            most -= len(tail[taken])
+            taken += 1
+        self._taken = taken
+        return tail[:taken]
 
     def written(self) -> None:
         """Note that what ``pieces`` returned is in the file."""

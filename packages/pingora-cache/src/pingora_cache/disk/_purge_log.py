@@ -17,7 +17,6 @@ import fcntl
 import logging
 import os
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from pingora_cache.disk._purge_records import (
@@ -27,6 +26,7 @@ from pingora_cache.disk._purge_records import (
     Record,
     read_records,
 )
+from pingora_cache.disk._tree import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,7 +208,7 @@ class PurgeLog:
 
     def _write(self, data: bytes, *, over: bool) -> None:
         path = f"{self._path}.{secrets.token_hex(8)}"
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(os.path.dirname(path))
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if os.write(fd, data) < len(data):

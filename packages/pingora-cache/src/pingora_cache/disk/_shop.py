@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Final, final
 
+from pingora_cache._handlers import STORAGE_CLOSED
 from pingora_cache.disk._journal import Journal
 from pingora_cache.disk._layout import META_AT
 from pingora_cache.disk._purge_log import PurgeLog
 from pingora_cache.disk._usage import Allowance, UsageFile
+from pingora_error import Error, ErrorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,8 +27,11 @@ __all__ = ["Limits", "Shop", "disk_size"]
 _BLOCK: Final = 4096
 # How long a write waits for the manager to make room, and how often it looks.
 _PATIENCE: Final = 1.0
-_LOOK: Final = 0.002
+_LOOK: Final = 0.01
 _MOST_TOUCHED: Final = 65_536
+_MOST_SPARE: Final = 256 << 20
+_LEAST_PORTION: Final = 16 << 10
+_MOST_PORTION: Final = 1 << 20
 
 
 def disk_size(size: int) -> int:
@@ -52,15 +58,17 @@ class Limits:
         max_bytes: Bytes in all.
         capacity: Bytes that finished objects and writes are brought down to, so that there is
             room for what is not counted yet.
+        portion: Bytes that a write puts into its file at once: an eighth of that room, so that
+            eight processes find each a place for theirs.
     """
 
-    __slots__ = ("_max_object_size", "capacity", "max_bytes")
-
-    _MOST_SPARE: Final = 256 << 20
+    __slots__ = ("_max_object_size", "capacity", "max_bytes", "portion")
 
     def __init__(self, max_bytes: int, max_object_size: int | None) -> None:
         self.max_bytes = max_bytes
-        self.capacity = max_bytes - min(max_bytes // 16, self._MOST_SPARE)
+        spare = min(max_bytes // 16, _MOST_SPARE)
+        self.capacity = max_bytes - spare
+        self.portion = min(max(spare // 8, _LEAST_PORTION), _MOST_PORTION)
         self._max_object_size = max_object_size
 
     def largest(self, meta_size: int) -> int:
@@ -90,6 +98,7 @@ class Shop:
     Attributes:
         tree: The directory.
         io: Threads and counts.
+        is_closing: Whether nobody is to wait for anything any more.
         journal: What this process tells the manager.
         limits: What is allowed.
         log: The purges, as the loop knows them.
@@ -103,8 +112,10 @@ class Shop:
         "_lock",
         "_log",
         "_sync",
+        "_turned",
         "_usage",
         "io",
+        "is_closing",
         "journal",
         "limits",
         "log",
@@ -130,6 +141,8 @@ class Shop:
         self._usage = UsageFile(tree.usage)
         self._allowance = Allowance(limits.max_bytes)
         self.touched: dict[bytes, None] = {}
+        self.is_closing = False
+        self._turned = asyncio.Event()
         self.nudge: Callable[[], None] = _nobody
 
     def open(self) -> None:
@@ -163,13 +176,25 @@ class Shop:
         if len(self.touched) < _MOST_TOUCHED:
             self.touched[slot] = None
 
+    def change(self, slot: bytes) -> None:
+        """Note that something has changed. On the loop.
+
+        Args:
+            slot: Where.
+        """
+        self.touched[slot] = None
+
     def look(self) -> None:
         """Read the last count. On the loop.
 
         Raises:
             OSError: If it cannot be read.
         """
-        self._usage.open()
+        try:
+            self._usage.open()
+        except FileNotFoundError:  # somebody has deleted it all
+            self.tree.make()
+            self._usage.open()
         usage = self._usage.read()
         if usage is not None:
             self._allowance.update(usage)
@@ -186,11 +211,14 @@ class Shop:
             Whether there is.
 
         Raises:
+            Error: If the store is being closed.
             OSError: If that cannot be found out.
         """
         loop = asyncio.get_running_loop()
         patience = loop.time() + _PATIENCE
         while True:
+            if self.is_closing:
+                raise Error(STORAGE_CLOSED, "the store on disk", source=ErrorSource.INTERNAL)
             self.look()
             if self._allowance.spend(size):
                 return True
@@ -198,7 +226,14 @@ class Shop:
                 return False
             self.journal.ask(size)
             self.nudge()
-            await asyncio.sleep(_LOOK)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._turned.wait()
+
+    def turned(self) -> None:
+        """Let those who wait for room look again. On the loop."""
+        self._turned.set()
+        self._turned = asyncio.Event()
 
     async def refresh_log(self) -> None:
         """Learn of all purges so far. On the loop.

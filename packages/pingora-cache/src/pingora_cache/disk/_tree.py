@@ -16,13 +16,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LEAVES", "Tree", "leaf_of"]
+__all__ = ["LEAVES", "Tree", "leaf_of", "make_folder"]
 
 LEAVES: Final = 4096
 """Folders that finished objects are in."""
@@ -45,6 +44,27 @@ def leaf_of(slot: bytes) -> int:
         Its number.
     """
     return slot[0] << 4 | slot[1] >> 4
+
+
+def make_folder(path: str) -> None:
+    """Make a folder for its owner only, and those above it that are not there.
+
+    Args:
+        path: Where.
+
+    Raises:
+        FileExistsError: If something else is there.
+        OSError: If that fails otherwise.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    except FileNotFoundError:
+        make_folder(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):  # somebody else was as fast
+            os.mkdir(path, 0o700)
 
 
 @final
@@ -91,7 +111,7 @@ class Tree:
             OSError: If that fails.
         """
         for folder in (self._objects, self._filling, self.journals, self.eviction):
-            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
         with contextlib.suppress(FileExistsError):
             fd = os.open(
                 f"{self.root}/CACHEDIR.TAG",
@@ -235,7 +255,7 @@ class Tree:
                 # Either is missing: the write, or the folder it is to go to.
                 if not os.path.lexists(path):
                     return False
-                Path(target).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(os.path.dirname(target))
             else:
                 return True
         return False

@@ -32,9 +32,10 @@ from pingora_cache.disk._layout import (
     plan,
     sum_place,
 )
+from pingora_cache.disk._tree import make_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pingora_cache.disk._tree import Tree
 
@@ -43,7 +44,6 @@ __all__ = ["Subject", "WriteFile", "write_all"]
 _MASK: Final = (1 << 64) - 1
 # Of what the kernel takes at once (IOV_MAX).
 _MOST_PIECES: Final = 1024
-_PORTION: Final = 4 * BLOCK
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -67,7 +67,7 @@ class Subject(NamedTuple):
     position: int
 
 
-def write_all(fd: int, pieces: Sequence[bytes | memoryview], at: int) -> None:
+def write_all(fd: int, pieces: Sequence[bytes], at: int) -> None:
     """Write pieces one behind the other.
 
     Args:
@@ -88,27 +88,6 @@ def write_all(fd: int, pieces: Sequence[bytes | memoryview], at: int) -> None:
             while written < size:
                 written += os.pwrite(fd, rest[written:], at + written)
         at += size
-
-
-def _portions(pieces: Sequence[bytes]) -> Iterator[list[bytes | memoryview]]:
-    # No more at once than the ring of sums allows for, however large a piece is.
-    some: list[bytes | memoryview] = []
-    room = _PORTION
-    for piece in pieces:
-        if len(piece) <= room:
-            some.append(piece)
-            room -= len(piece)
-            continue
-        view = memoryview(piece)
-        while view:
-            some.append(view[:room])
-            view = view[room:]
-            room -= len(some[-1])
-            if not room:
-                yield some
-                some, room = [], _PORTION
-    if some:
-        yield some
 
 
 @final
@@ -181,7 +160,7 @@ class WriteFile:
             return os.open(self._path, _FLAGS, 0o600)
         except FileNotFoundError:
             self._tree.make()
-            os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
+            make_folder(os.path.dirname(self._path))
             return os.open(self._path, _FLAGS, 0o600)
 
     def _front(self, state: State) -> bytes:
@@ -195,19 +174,18 @@ class WriteFile:
         """Add to the body, and let others see it.
 
         Args:
-            pieces: What follows.
+            pieces: What follows; a megabyte at most, since the ring of sums allows for no more.
 
         Raises:
             OSError: If that fails; the write has failed then.
         """
-        for some in _portions(pieces):
-            blocks = len(self.sums)
-            write_all(self._fd, some, self.layout.body_at + self.size)
-            self._count(some)
-            self._write_sums(blocks)
-            self._write_state(complete=False)
+        blocks = len(self.sums)
+        write_all(self._fd, pieces, self.layout.body_at + self.size)
+        self._count(pieces)
+        self._write_sums(blocks)
+        self._write_state(complete=False)
 
-    def _count(self, pieces: Sequence[bytes | memoryview]) -> None:
+    def _count(self, pieces: Sequence[bytes]) -> None:
         hasher = self._hasher
         for piece in pieces:
             view = memoryview(piece)

@@ -20,17 +20,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, final
 
 from pingora_cache._handlers import STORAGE_CLOSED
-from pingora_cache.disk import _objects
-from pingora_cache.disk._descriptor import Cold
+from pingora_cache.disk import _changes
 from pingora_cache.disk._fill import DiskMiss
 from pingora_cache.disk._fills import Fills
+from pingora_cache.disk._finding import Finder
 from pingora_cache.disk._io import DiskStats, Io
 from pingora_cache.disk._keeper import Keeper
-from pingora_cache.disk._layout import Damaged
 from pingora_cache.disk._purge_records import Kind
 from pingora_cache.disk._shop import Limits, Shop
 from pingora_cache.disk._tree import Tree
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pingora_cache._handlers import HitHandler, MissHandler
-    from pingora_cache.disk._objects import Found, Known
     from pingora_cache.eviction import EvictionManager
     from pingora_cache.key import CacheKey, CompactCacheKey
     from pingora_cache.meta import CacheMeta
@@ -100,11 +97,11 @@ class DiskStorage(Storage):
         "_clock",
         "_closed",
         "_fills",
+        "_finder",
         "_io",
+        "_is_open",
         "_keeper",
-        "_known",
         "_opening",
-        "_ready_objects",
         "_shop",
         "_tree",
     )
@@ -137,12 +134,13 @@ class DiskStorage(Storage):
         manager = TinyUfoEviction(limits.capacity) if eviction is None else eviction
         self._keeper = Keeper(self._shop, manager, monotonic)
         self._fills = Fills(self._shop, clock)
-        # What was read last of the objects that were asked for last; the oldest first.
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
-        self._ready_objects = ready_objects
+        self._io.on_removed = self._shop.change
+        self._finder = Finder(self._shop, ready_objects)
         self._clock = clock
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
+        # Without a look at the two.
+        self._is_open = False
 
     # ------------------------------------------------------------------------- opening
 
@@ -170,6 +168,7 @@ class DiskStorage(Storage):
             context = f"the cache in {self._tree.root}"
             raise self._io.failed(error, ErrorType.FILE_OPEN_ERROR, context) from error
         await self._keeper.start()
+        self._is_open = not self._closed
 
     async def _be_open(self) -> None:
         opening = self._opening
@@ -184,14 +183,19 @@ class DiskStorage(Storage):
         """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._shop.is_closing = True
+        self._is_open = False
         self._fills.close()
         if self._opening is not None:
             await asyncio.wait([self._opening])
             await self._keeper.stop()
         await self._io.close()
         self._shop.close()
-        self._known.clear()
+
+    @property
+    def path(self) -> str:
+        """The directory."""
+        return self._tree.root
 
     @property
     def stats(self) -> DiskStats:
@@ -212,9 +216,10 @@ class DiskStorage(Storage):
         Raises:
             Error: If the store cannot be opened, or has been closed.
         """
-        await self._be_open()
+        if not self._is_open:
+            await self._be_open()
         slot = key.combined_hash
-        found: tuple[CacheMeta, HitHandler] | None = await self._find(slot)
+        found: tuple[CacheMeta, HitHandler] | None = await self._finder.find(slot)
         if found is None or not found[0].is_fresh(self._clock()):
             write = await self._join(slot)
             if write is not None:
@@ -226,59 +231,6 @@ class DiskStorage(Storage):
             return None
         self._io.stats.hits += 1
         return found
-
-    async def _find(self, slot: bytes) -> tuple[CacheMeta, HitHandler] | None:
-        path = self._tree.object(slot.hex())
-        known = self._known
-        try:
-            try:
-                found = _objects.find(self._io, path, slot, known.get(slot))
-            except (Cold, Damaged):
-                found = await self._find_slowly(path, slot)
-            if found is None:
-                known.pop(slot, None)
-                return None
-            known[slot] = found.known
-            known.move_to_end(slot)
-            if len(known) > self._ready_objects:
-                known.popitem(last=False)
-            self._shop.use(slot)
-            return await self._judge(slot, path, found)
-        except OSError as error:
-            self._io.failed(error, ErrorType.FILE_READ_ERROR, "an object")
-            return None
-
-    async def _find_slowly(self, path: str, slot: bytes) -> Found | None:
-        found = await self._io.run(lambda: _objects.find_slowly(self._io, path, slot))
-        if isinstance(found, Damaged):
-            self._io.count_damaged(found, path)
-            self._shop.touched[slot] = None
-            return None
-        return found
-
-    async def _judge(
-        self, slot: bytes, path: str, found: Found
-    ) -> tuple[CacheMeta, HitHandler] | None:
-        meta, front = found.known.meta, found.known.front
-        when = front.expired
-        if meta.tags:
-            try:
-                await self._shop.refresh_log()
-            except OSError:
-                found.reader.close()
-                raise
-            pointer = front.pointer
-            verdict = self._shop.log.purges.judge_tags(meta.tags, pointer.epoch, pointer.position)
-            if verdict.deleted:
-                found.reader.close()
-                self._io.go(self._remove_purged(slot, path))
-                return None
-            when = max(when, verdict.expired)
-        return meta.expired(when) if when else meta, found.reader
-
-    async def _remove_purged(self, slot: bytes, path: str) -> None:
-        await self._io.run(lambda: _objects.remove_purged(self._shop, path, slot))
-        self._shop.touched[slot] = None
 
     async def _join(self, slot: bytes) -> tuple[CacheMeta, HitHandler] | None:
         try:
@@ -360,13 +312,14 @@ class DiskStorage(Storage):
             purges = self._shop.log.purges
             epoch, position = purges.epoch, purges.position
             updated = await self._io.run(
-                lambda: _objects.replace_meta(
+                lambda: _changes.replace_meta(
                     self._shop, slot, meta, epoch=epoch, position=position
                 )
             )
         except OSError as error:
             raise self._io.failed(error, ErrorType.FILE_WRITE_ERROR, "a meta") from error
-        self._shop.touched[slot] = None
+        finally:
+            self._shop.change(slot)
         return updated
 
     # ------------------------------------------------------------------------- purging
@@ -394,12 +347,13 @@ class DiskStorage(Storage):
         await self._be_open()
         slot = key.combined_hash
         is_filling = kind is PurgeKind.INVALIDATION and self._fills.is_filling(slot)
-        purge = _objects.Purge(slot, kind, action, self._clock())
+        purge = _changes.Purge(slot, kind, action, self._clock())
         try:
-            met = await self._io.run(lambda: _objects.purge(self._shop, purge))
+            met = await self._io.run(lambda: _changes.purge(self._shop, purge))
         except OSError as error:
             raise self._io.failed(error, ErrorType.FILE_WRITE_ERROR, "a purge") from error
-        self._shop.touched[slot] = None
+        finally:
+            self._shop.change(slot)
         if not met and not is_filling:
             return PurgeResult.NOT_FOUND
         self._io.stats.purges += 1

@@ -6,9 +6,9 @@ import asyncio
 from abc import abstractmethod
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
-from pingora_cache.eviction._file import Saved, read, write
+from pingora_cache.eviction._file import BLOCK, Block, read, write
 from pingora_cache.eviction._keys import Keys, name_of
 from pingora_cache.eviction.manager import EvictionManager
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pingora_cache.key import CompactCacheKey
 
 __all__ = ["Accounts", "checked_limit", "grown"]
-
-# Entries that are loaded in one turn of the loop: 1 to 2 ms (2026-11).
-_BATCH: Final = 512
 
 
 def checked_limit(limit: int) -> int:
@@ -127,8 +124,7 @@ class Accounts(EvictionManager):
         """
         links = self._slots.next[:]
         names: list[bytes] = []
-        slots, weights = array("I"), array("Q")
-        states = bytearray()
+        slots, weights, states = array("I"), array("Q"), bytearray()
         weight_of = self._slots.weights.__getitem__
         for shard in self._keys.shards:
             names.extend(shard)
@@ -136,17 +132,25 @@ class Accounts(EvictionManager):
             weights.extend(map(weight_of, shard.values()))
             states += self._states(shard.values())
             await asyncio.sleep(0)
+        places = len(self._slots.next)
+
+        def blocks() -> Iterator[Block]:
+            order = _positions(self._walk(links), slots, places)
+            for start in range(0, len(order), BLOCK):
+                block = order[start : start + BLOCK]
+                yield Block(
+                    [names[at] for at in block],
+                    [weights[at] for at in block],
+                    bytes([states[at] for at in block]),
+                )
 
         def work() -> None:
-            order = _positions(self._walk(links), slots, len(links))
-            write(
-                Path(directory) / self._FILE,
-                Saved(
-                    [names[at] for at in order],
-                    [weights[at] for at in order],
-                    bytes([states[at] for at in order]),
-                ),
-            )
+            try:
+                write(Path(directory) / self._FILE, blocks())
+            finally:
+                # Bit by bit, since that holds up the interpreter too.
+                while names:
+                    del names[-BLOCK:]
 
         await asyncio.to_thread(work)
 
@@ -165,15 +169,13 @@ class Accounts(EvictionManager):
         Raises:
             Error: If the file is there and cannot be read.
         """
-        saved = await asyncio.to_thread(read, Path(directory) / self._FILE)
-        if saved is None:
-            return 0
+        blocks = await asyncio.to_thread(read, Path(directory) / self._FILE)
+        blocks.reverse()
         added = 0
-        for start in range(0, len(saved.names), _BATCH):
-            for at in range(start, min(start + _BATCH, len(saved.names))):
-                name = saved.names[at]
+        while blocks:
+            for name, weight, state in zip(*blocks.pop(), strict=True):
                 if self._keys.find(name) is None:
-                    self._restore(name, saved.weights[at], saved.states[at])
+                    self._restore(name, weight, state)
                     added += 1
             await asyncio.sleep(0)
         return added
@@ -190,24 +192,29 @@ class Accounts(EvictionManager):
         return bytes(len(slots))
 
 
-def _positions(order: Iterator[int], slots: array[int], places: int) -> list[int]:
+def _positions(order: Iterator[int], slots: array[int], places: int) -> array[int]:
     """Sort entries by the order of their places.
 
     Args:
         order: The places in order.
         slots: The place of each entry.
-        places: How many places there were when the order was taken.
+        places: How many places there are.
 
     Returns:
-        The positions of the entries; those that have come since then are first.
+        The positions of the entries; those that have come since the order was taken are first.
     """
-    entry_at = array("I", bytes(4 * max(places, max(slots, default=0) + 1)))
+    entry_at = array("I", bytes(4 * places))
     for position, slot in enumerate(slots, 1):
         entry_at[slot] = position
-    old = []
+    old, new = array("I"), array("I")
     for slot in order:
         position = entry_at[slot]
         if position:
             entry_at[slot] = 0
             old.append(position - 1)
-    return [position - 1 for position in map(entry_at.__getitem__, slots) if position] + old
+    for slot in slots:
+        position = entry_at[slot]
+        if position:
+            entry_at[slot] = 0
+            new.append(position - 1)
+    return new + old

@@ -1,13 +1,15 @@
 """The file that a manager saves its state to.
 
-Theory of operation: a header with a checksum of all that follows, and then one column after the
-other: states, weights, the sizes of the names, the names. Columns are joined and split by the
-interpreter's own loops; a million entries take half a second, in a thread. The file is written
-under another name, flushed to the disk, and renamed: whenever the machine stops, there is the
-old file or the new one.
+Theory of operation: a header with a checksum of all that follows, and then blocks of some thousand
+entries, each with one column after the other: states, weights, the sizes of the names, the names.
+The file is written under another name, flushed to the disk, and renamed: whenever the machine
+stops, there is the old file or the new one.
 
 A file that is cut off, altered or of another version is not read. To lose the order in which
 objects were used costs some hits; that is no reason not to start.
+
+All this happens in a thread beside the event loop. No step of it takes the interpreter for longer
+than one block, and after each the thread pauses, so that the loop goes on meanwhile.
 
 What a writer that was killed has left behind is removed when a state is loaded. A writer holds a
 lock on its file (``flock``), which ends with its process, so that files in use are left alone.
@@ -22,35 +24,40 @@ import os
 import secrets
 import struct
 import sys
+import time
 from array import array
 from hashlib import blake2b
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from pingora_cache.eviction._keys import SHORT, key_of
 from pingora_error import Error, ErrorType, wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Saved", "read", "write"]
+__all__ = ["BLOCK", "Block", "read", "write"]
 
 logger = logging.getLogger(__name__)
 
+BLOCK: Final = 2048
+"""How many entries a block has at most."""
+
 _MAGIC: Final = b"pgevict\x01"
-_HEADER: Final = struct.Struct("<8s16sQQ")
-_DIGEST_AT: Final = 8
-_DIGEST_SIZE: Final = 16
+_HEADER: Final = struct.Struct("<8s16s")
+_BLOCK_HEADER: Final = struct.Struct("<II")
 _BYTES_PER_ENTRY: Final = 1 + 8 + 4
+_DIGEST_SIZE: Final = 16
 _CHUNK: Final = 1 << 20
+_PAUSE: Final = 0.0005
 
 
 class _DamagedError(Exception):
     """A file is not what ``write`` has written."""
 
 
-class Saved(NamedTuple):
+class Block(NamedTuple):
     """Entries, the one to be kept the longest first.
 
     Attributes:
@@ -64,12 +71,12 @@ class Saved(NamedTuple):
     states: bytes
 
 
-def write(path: Path, saved: Saved) -> None:
+def write(path: Path, blocks: Iterable[Block]) -> None:
     """Write a file, all or nothing; it blocks.
 
     Args:
         path: Where. Directories that are missing are made.
-        saved: What to write.
+        blocks: What to write.
 
     Raises:
         Error: If that fails.
@@ -80,8 +87,7 @@ def write(path: Path, saved: Saved) -> None:
         with temporary.open("xb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
-                for part in _encode(saved):
-                    file.write(part)
+                _write_blocks(file, blocks)
                 file.flush()
                 os.fsync(file.fileno())
                 temporary.replace(path)
@@ -91,14 +97,14 @@ def write(path: Path, saved: Saved) -> None:
         _sync_directory(path.parent)
 
 
-def read(path: Path) -> Saved | None:
+def read(path: Path) -> list[Block]:
     """Read a file, and remove what killed writers have left beside it; it blocks.
 
     Args:
         path: Where it is.
 
     Returns:
-        What was written; None if there is no file, or if it is damaged.
+        What was written; nothing if there is no file, or if it is damaged.
 
     Raises:
         Error: If it cannot be read.
@@ -108,66 +114,80 @@ def read(path: Path) -> Saved | None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            return None
+            return []
     try:
-        return _decode(data)
+        return list(_decode(memoryview(data)))
     except _DamagedError as error:
         logger.warning("the eviction state in %s is not used: %s", path, error)
-        return None
+        return []
 
 
-def _encode(saved: Saved) -> list[bytes]:
-    body = b"".join(
+def _write_blocks(file: BinaryIO, blocks: Iterable[Block]) -> None:
+    digest = blake2b(digest_size=_DIGEST_SIZE)
+    file.write(_HEADER.pack(_MAGIC, b""))
+    for block in blocks:
+        data = _encode(block)
+        digest.update(data)
+        file.write(data)
+        time.sleep(_PAUSE)
+    file.seek(0)
+    file.write(_HEADER.pack(_MAGIC, digest.digest()))
+
+
+def _encode(block: Block) -> bytes:
+    names = b"".join(block.names)
+    return b"".join(
         (
-            saved.states,
-            _little(array("Q", saved.weights)),
-            _little(array("I", map(len, saved.names))),
-            *saved.names,
+            _BLOCK_HEADER.pack(len(block.names), len(names)),
+            block.states,
+            _little(array("Q", block.weights)),
+            _little(array("I", map(len, block.names))),
+            names,
         )
     )
-    count = len(saved.names)
-    size = len(body) - count * _BYTES_PER_ENTRY
-    header = _HEADER.pack(_MAGIC, _digest(count, size, body), count, size)
-    return [header, body]
 
 
-def _decode(data: bytes) -> Saved:
+def _decode(data: memoryview) -> Iterator[Block]:
     if len(data) < _HEADER.size:
         msg = "it is too short"
         raise _DamagedError(msg)
-    magic, digest, count, size = _HEADER.unpack_from(data)
+    magic, expected = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         msg = "it is of another kind or version"
         raise _DamagedError(msg)
-    body = memoryview(data)[_HEADER.size :]
-    if len(body) != size + count * _BYTES_PER_ENTRY:
-        msg = f"it has {len(body)} bytes for {count} entries"
-        raise _DamagedError(msg)
-    if _digest(count, size, body) != digest:
+    data = data[_HEADER.size :]
+    digest = blake2b(digest_size=_DIGEST_SIZE)
+    for start in range(0, len(data), _CHUNK):
+        digest.update(data[start : start + _CHUNK])
+    if digest.digest() != expected:
         msg = "its checksum is wrong"
         raise _DamagedError(msg)
+    # Nothing was damaged; it could still be the work of another program.
+    while data:
+        try:
+            block, data = _take_block(data)
+        except (struct.error, ValueError, Error) as error:
+            msg = f"its contents make no sense ({error})"
+            raise _DamagedError(msg) from error
+        yield block
+        time.sleep(_PAUSE)
+
+
+def _take_block(data: memoryview) -> tuple[Block, memoryview]:
+    count, size = _BLOCK_HEADER.unpack_from(data)
+    body = data[_BLOCK_HEADER.size :]
+    start = count * _BYTES_PER_ENTRY
     weights = _numbers("Q", body[count : 9 * count])
-    sizes = _numbers("I", body[9 * count : 13 * count])
-    text = bytes(body[13 * count :])
-    if sum(sizes) != size or 0 in weights:
-        msg = "its columns do not fit together"
-        raise _DamagedError(msg)
-    names = [text[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
-    try:
-        for name in names:
-            if len(name) != SHORT:
-                key_of(name)
-    except Error as error:
-        msg = f"it has a key that is none ({error})"
-        raise _DamagedError(msg) from error
-    return Saved(names, weights, bytes(body[:count]))
-
-
-def _digest(count: int, size: int, body: bytes | memoryview) -> bytes:
-    counts = count.to_bytes(8, "little") + size.to_bytes(8, "little")
-    digest = blake2b(counts, digest_size=_DIGEST_SIZE)
-    digest.update(body)
-    return digest.digest()
+    sizes = _numbers("I", body[9 * count : start])
+    text = bytes(body[start : start + size])
+    if len(text) != size or sum(sizes) != size or 0 in weights:
+        msg = f"a block of {count} entries"
+        raise ValueError(msg)
+    names = [text[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
+    for name in names:
+        if len(name) != SHORT:
+            key_of(name)
+    return Block(names, weights, bytes(body[:count])), body[start + size :]
 
 
 def _little(numbers: array[int]) -> bytes:

@@ -66,9 +66,6 @@ class Keys:
         # The names of the keys that are more than a primary hash, by place, split as above.
         self._long: tuple[dict[int, bytes], ...] = tuple({} for _ in range(_SHARDS))
 
-    def __len__(self) -> int:
-        return sum(map(len, self.shards))
-
     def find(self, name: bytes) -> int | None:
         """Find the place of a key.
 

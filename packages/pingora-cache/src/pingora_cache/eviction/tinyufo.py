@@ -30,7 +30,8 @@ class TinyUfoEviction(Accounts):
     Args:
         limit: What all objects may come to together, bytes.
         expected_items: How many objects there will be, if that is known. With more, or without it,
-            the table that counts requests grows as they come.
+            the table that counts requests grows as they come, for up to a million. It takes 16
+            bytes for each.
 
     Raises:
         ValueError: If one of them is below 1.

@@ -10,7 +10,7 @@ failure.
 from __future__ import annotations
 
 import math
-from random import Random
+import random
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ class Circuit:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._random = Random()  # noqa: S311 - spreads the machines, decides nothing
         self._is_open = False
         self._is_probing = False
         self._next_pause = _FIRST_PAUSE
@@ -106,8 +105,8 @@ class Circuit:
         was_open, self._is_open = self._is_open, True
         self._is_probing = False
         self._turn += 1
-        # Spread, lest all machines come back in the same moment.
-        self._retry_at = self._clock() + self._next_pause * self._random.uniform(0.5, 1.0)
+        # Spread, lest all processes come back in the same moment.
+        self._retry_at = self._clock() + self._next_pause * random.uniform(0.5, 1.0)  # noqa: S311
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return not was_open
 

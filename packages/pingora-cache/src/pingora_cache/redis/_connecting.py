@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 __all__ = ["connect"]
 
@@ -26,6 +27,7 @@ def connect(url: str, *, timeout: float = 1.0) -> Redis:
     return Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 1),
+        retry_on_error=[RedisConnectionError],
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         socket_keepalive=True,

@@ -16,6 +16,7 @@ from pingora_error import Error, ErrorType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pingora_cache.meta_codec import MetaCodec
     from pingora_cache.redis._link import Answer
     from pingora_cache.redis._names import Names, ObjectNames
     from pingora_cache.redis._shared import Shared
@@ -98,13 +99,15 @@ class Heads:
     Args:
         shared: What all parts of a storage share.
         names: What things are called.
+        codec: Reads metas; None if they are as they are.
     """
 
-    __slots__ = ("_names", "_shared")
+    __slots__ = ("_decode", "_names", "_shared")
 
-    def __init__(self, shared: Shared, names: Names) -> None:
+    def __init__(self, shared: Shared, names: Names, codec: MetaCodec | None) -> None:
         self._shared = shared
         self._names = names
+        self._decode = CacheMeta.from_bytes if codec is None else codec.from_bytes
 
     async def find(self, key_hash: bytes, deadline: float) -> Found | None:
         """Look for an object.
@@ -128,7 +131,7 @@ class Heads:
         except Error as error:
             if error.etype != REDIS_REFUSED or "WRONGTYPE" not in str(error):
                 raise
-            self._shared.discard(names, "")
+            self._shared.discard(names)
             return None
         head = self._parse(key_hash, names, reply)
         if head is None:
@@ -154,9 +157,9 @@ class Heads:
                 raise DamagedError(msg)
             if not reply:
                 return None
-            head, pieces = _open(key_hash, reply)
+            head, pieces = self._open(key_hash, reply)
         except (ValueError, Error):  # also of a meta that cannot be
-            self._shared.discard(names, "")
+            self._shared.discard(names, *_write_of(reply))
             return None
         if head.body is None and pieces != head.shape.chunks:
             # Redis has made room.
@@ -164,6 +167,25 @@ class Heads:
             self._shared.drop(names, head.shape.write_id.hex())
             return None
         return head
+
+    def _open(self, key_hash: bytes, reply: list[object]) -> tuple[_Head, object]:
+        shape = Shape.from_bytes(unseal(reply[1], Kind.SHAPE, key_hash, 0))
+        meta = self._decode(bytes(unseal(reply[2], Kind.META, key_hash, 0)))
+        kept = {} if reply[3] is None else unpack(unseal(reply[3], Kind.TAGS, key_hash, 0))
+        marker = b"" if reply[4] is None else reply[4]
+        if not isinstance(marker, bytes) or reply[0] != shape.write_id.hex().encode():
+            msg = "the parts of a head do not belong together"
+            raise DamagedError(msg)
+        if kept.keys() != set(meta.tags):
+            msg = "the tags of a head are not those of its meta"
+            raise DamagedError(msg)
+        body = None
+        if not shape.chunk_size:
+            body = unseal(reply[5], Kind.CHUNK, shape.write_id, 0)
+            if len(body) != shape.size:
+                msg = f"a body of {len(body)} bytes instead of {shape.size}"
+                raise DamagedError(msg)
+        return _Head(shape, meta, kept, marker, body), reply[6]
 
     async def current(self, tags: Iterable[bytes], deadline: float) -> dict[bytes, bytes | None]:
         """Ask what tags have.
@@ -222,24 +244,11 @@ class Heads:
         return generations
 
 
-def _open(key_hash: bytes, reply: list[object]) -> tuple[_Head, object]:
-    shape = Shape.from_bytes(unseal(reply[1], Kind.SHAPE, key_hash, 0))
-    meta = CacheMeta.from_bytes(bytes(unseal(reply[2], Kind.META, key_hash, 0)))
-    kept = {} if reply[3] is None else unpack(unseal(reply[3], Kind.TAGS, key_hash, 0))
-    marker = b"" if reply[4] is None else reply[4]
-    if not isinstance(marker, bytes) or reply[0] != shape.write_id.hex().encode():
-        msg = "the parts of a head do not belong together"
-        raise DamagedError(msg)
-    if kept.keys() != set(meta.tags):
-        msg = "the tags of a head are not those of its meta"
-        raise DamagedError(msg)
-    body = None
-    if not shape.chunk_size:
-        body = unseal(reply[5], Kind.CHUNK, shape.write_id, 0)
-        if len(body) != shape.size:
-            msg = f"a body of {len(body)} bytes instead of {shape.size}"
-            raise DamagedError(msg)
-    return _Head(shape, meta, kept, marker, body), reply[6]
+def _write_of(reply: object) -> tuple[bytes, ...]:
+    # What a head that is damaged says about which write it is of.
+    if isinstance(reply, list) and reply and isinstance(reply[0], bytes):
+        return (reply[0],)
+    return ()
 
 
 def _marked(marker: bytes) -> float:

@@ -257,7 +257,8 @@ class Link:
         while self._waiting and self._free:
             following = next(iter(self._waiting))
             del self._waiting[following]
-            self._start(following)
+            if not following.answer.done():
+                self._start(following)
 
     def _settle(
         self, question: _Question, task: asyncio.Task[object], error: BaseException | None

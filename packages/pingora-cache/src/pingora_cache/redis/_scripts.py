@@ -235,13 +235,14 @@ return found
 """
 )
 
-# KEYS: head. ARGV: write, or "" for anything, bodies.
+# KEYS: head. ARGV: bodies, and the write if it was found out; otherwise only a value that is no hash
+# goes. What somebody has published meanwhile stays.
 DISCARD: Final = Script(
     _HEAL
     + """\
 heal(KEYS[1])
 local old = redis.call('HGET', KEYS[1], 'i')
-if old and (ARGV[1] == '' or ARGV[1] == old) then redis.call('UNLINK', KEYS[1], ARGV[2] .. old) end
+if old and old == ARGV[2] then redis.call('UNLINK', KEYS[1], ARGV[1] .. old) end
 return 1
 """
 )

@@ -111,25 +111,25 @@ class Shared:
         self.grace = max(1, int(tuning.reader_grace * 1000))
         self.max_object_size = max_object_size
 
-    def discard(self, names: ObjectNames, write: str) -> None:
+    def discard(self, names: ObjectNames, *write: str | bytes) -> None:
         """Remove a damaged object, without waiting for it.
 
         Args:
             names: The keys of the object.
-            write: The number of its write, in hex; "" for whatever is there.
+            *write: The number of its write, in hex, as far as it is known.
         """
         self.stats.corrupt += 1
-        self.drop(names, write)
+        self.drop(names, *write)
 
-    def drop(self, names: ObjectNames, write: str) -> None:
+    def drop(self, names: ObjectNames, *write: str | bytes) -> None:
         """Remove an object, without waiting for it.
 
         Args:
             names: The keys of the object.
-            write: The number of its write, in hex; "" for whatever is there.
+            *write: The number of its write, in hex, as far as it is known.
         """
         with suppress(Error):  # then it will be found again
-            _ = self.link.run(DISCARD, [names.head], [write, names.bodies])
+            _ = self.link.run(DISCARD, [names.head], [names.bodies, *write])
 
     def count(self, error: Error) -> None:
         """Count a failure of Redis.

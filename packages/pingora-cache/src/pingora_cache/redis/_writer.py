@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from pingora_cache.redis._frames import Kind, Shape, seal
@@ -292,10 +293,10 @@ class RedisMissHandler(MissHandler):
             return None
         self._failure = error
         self._shared.stats.aborted_writes += 1
+        self._drop_parts()
         for answer, _ in self._flying:
             answer.cancel()
         self._flying.clear()
-        self._drop_parts()
         return self._drop()
 
     def _drop(self) -> Answer | None:
@@ -324,7 +325,8 @@ class RedisMissHandler(MissHandler):
 
     def __del__(self) -> None:
         if not self._is_over:
-            self.close()
+            with suppress(RuntimeError):  # there is no loop any more: it expires
+                self.close()
 
     # ------------------------------------------------------------------------- helpers
 

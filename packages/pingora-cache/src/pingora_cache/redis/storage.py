@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from pingora_cache.key import CacheKey, CompactCacheKey
     from pingora_cache.meta import CacheMeta
+    from pingora_cache.meta_codec import MetaCodec
     from pingora_cache.redis._link import RedisClient
     from pingora_cache.redis._scripts import Script
     from pingora_cache.storage import HitHandler, MissHandler
@@ -76,6 +77,8 @@ class RedisStorage(Storage):
         timeout: Seconds that a call waits for Redis at most.
         max_object_size: Bytes of the largest body that is stored; None for any.
         tuning: Further numbers.
+        codec: Makes metas smaller; None to keep them as they are. It has to be the same, with the
+            same dictionary, in all processes that share the cache.
         clock: Seconds since the epoch.
         monotonic: Seconds that only grow.
 
@@ -83,7 +86,16 @@ class RedisStorage(Storage):
         ValueError: If the prefix or a number is out of range.
     """
 
-    __slots__ = ("_clock", "_heads", "_link", "_names", "_own_client", "_shared", "_tuning")
+    __slots__ = (
+        "_clock",
+        "_codec",
+        "_heads",
+        "_link",
+        "_names",
+        "_own_client",
+        "_shared",
+        "_tuning",
+    )
 
     def __init__(
         self,
@@ -93,6 +105,7 @@ class RedisStorage(Storage):
         timeout: float = 0.2,
         max_object_size: int | None = 64 * 1024 * 1024,
         tuning: RedisTuning | None = None,
+        codec: MetaCodec | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,7 +129,8 @@ class RedisStorage(Storage):
             max_object_size=max_object_size,
             clock=monotonic,
         )
-        self._heads = Heads(self._shared, self._names)
+        self._codec = codec
+        self._heads = Heads(self._shared, self._names, codec)
         self._clock = clock
 
     async def close(self) -> None:
@@ -195,7 +209,7 @@ class RedisStorage(Storage):
             head = Head(
                 key_hash,
                 self._names.of(key_hash),
-                seal(Kind.META, key_hash, 0, [meta.to_bytes()]),
+                self._encode(key_hash, meta),
                 meta.size,
                 repr(float(meta.created)),
                 generations,
@@ -251,7 +265,7 @@ class RedisStorage(Storage):
             (
                 *(seen.write_id.hex(), repr(float(meta.created)), lifetime, self._shared.grace),
                 *(names.bodies, seen.marker),
-                seal(Kind.META, key_hash, 0, [meta.to_bytes()]),
+                self._encode(key_hash, meta),
                 _tags(key_hash, generations),
             ),
             timeout=self._remaining(deadline),
@@ -344,6 +358,10 @@ class RedisStorage(Storage):
             return None
 
     # ------------------------------------------------------------------------- helpers
+
+    def _encode(self, key_hash: bytes, meta: CacheMeta) -> bytes:
+        data = meta.to_bytes() if self._codec is None else self._codec.to_bytes(meta)
+        return seal(Kind.META, key_hash, 0, [data])
 
     def _lifetime(self, meta: CacheMeta) -> int:
         # Milliseconds that an object is worth keeping.

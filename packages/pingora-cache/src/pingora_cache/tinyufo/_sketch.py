@@ -12,6 +12,7 @@ done in blocks, one with each of the counts that follow.
 
 The number of keys may grow: with twice the width, a key's cell is the old one or the one that is
 as far behind it as the old width, so that two copies of each row beside one another are right.
+That takes milliseconds for a large sketch, which is why it grows to a million keys and no further.
 
 Source: tinyufo/src/estimation.rs, which has up to twenty rows and halves them in one go.
 """
@@ -27,6 +28,8 @@ _CELLS_PER_KEY: Final = 4
 _LEAST_WIDTH: Final = 1024
 _COUNTS_PER_KEY: Final = 8
 _MOST: Final = 255
+# To double the width of more would take longer than 12 ms (2026-11).
+_MOST_GROWN: Final = 1 << 20
 _BLOCK: Final = 16384
 _HALVES: Final = bytes(count >> 1 for count in range(256))
 
@@ -114,18 +117,21 @@ class Sketch:
         )
 
     def grow(self, keys: int) -> None:
-        """Make room for more keys; the counts stay. It may be put off to a later call.
+        """Make room for more keys, up to a million; the counts stay.
+
+        It may be put off to a later call.
 
         Args:
             keys: How many there are.
         """
-        if keys <= self.keys or self._sweep >= 0:
+        if keys <= self.keys or self._sweep >= 0 or self.keys >= _MOST_GROWN:
             return
-        self.keys = max(2 * self.keys, keys)
+        self.keys = min(max(2 * self.keys, keys), _MOST_GROWN)
         self._window = _COUNTS_PER_KEY * self.keys
         while self._width < self.keys * _CELLS_PER_KEY:
             width = self._width
-            rows = [self._cells[row * width : (row + 1) * width] for row in range(_ROWS)]
+            cells = memoryview(self._cells)
+            rows = [cells[row * width : (row + 1) * width] for row in range(_ROWS)]
             self._cells = bytearray().join([row for row in rows for _ in range(2)])
             self._width = 2 * width
 

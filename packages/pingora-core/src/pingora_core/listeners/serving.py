@@ -79,8 +79,7 @@ class ServingListeners:
         self._guard = get_accept_guard()
         self._accepting: list[Accepting] = []
         self._addresses: list[SocketAddress] = []
-        self._is_closed = False
-        self._is_cancelled = False
+        self._is_closed = self._is_cancelled = False
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         # Those that the application has not seen yet.
@@ -135,6 +134,11 @@ class ServingListeners:
     def connections(self) -> int:
         """How many connections are open: being filtered, shaking hands, served, or closing."""
         return len(self._tasks)
+
+    @property
+    def preparing(self) -> int:
+        """How many of these the application has not seen yet: they shake hands, for instance."""
+        return len(self._preparing)
 
     @property
     def is_accepting(self) -> bool:

@@ -59,6 +59,17 @@ class HttpModules:
         self._builders = {each.module_type: each for each in builders}
         self._eager = tuple(each for each in builders if not each.lazy)
 
+    def builder_of(self, module_type: type[HttpModule]) -> HttpModuleBuilder | None:
+        """Find out what makes the modules of a type.
+
+        Args:
+            module_type: The type.
+
+        Returns:
+            Its builder; None if there is none.
+        """
+        return self._builders.get(module_type)
+
     @property
     def has_eager(self) -> bool:
         """Whether any module is made for every request, asked for or not."""

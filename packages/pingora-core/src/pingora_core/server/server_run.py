@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 from pingora_core._version import __version__
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.listeners.fds import ListenFds
+from pingora_core.metrics.workers import publish_last
 from pingora_core.server.announcer import Announcer
 from pingora_core.server.foreground import ForegroundHost
 from pingora_core.server.launch import Launch, launch
@@ -163,5 +164,6 @@ class ServerRun:
             await life.run(link)
         finally:
             self.life = None
+            publish_last()
             link.detach()
             link.fds.close()

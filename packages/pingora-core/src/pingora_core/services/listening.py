@@ -105,6 +105,16 @@ class Service(base.Service, Generic[A]):
         """Where the service listens, with the ports that the kernel chose; empty before it does."""
         return () if self._serving is None else tuple(self._serving.addresses)
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open now, those that shake hands included."""
+        return 0 if self._serving is None else self._serving.connections
+
+    @property
+    def preparing(self) -> int:
+        """How many of these are announced by a proxy or shake hands just now."""
+        return 0 if self._serving is None else self._serving.preparing
+
     def add_tcp(
         self,
         address: str,

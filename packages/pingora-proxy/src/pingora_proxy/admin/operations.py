@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, final, get_args
 
+from pingora_core.metrics import WorkerMetrics
 from pingora_core.runtime.counters import COUNTERS
 from pingora_error import Error
 from pingora_proxy._version import __version__
@@ -80,8 +81,15 @@ class Operations:
         self._started = clock()
 
     def begin(self) -> None:
-        """Note that this process begins to serve: a worker, some time after the program."""
+        """Begin to serve in this process: a worker, some time after the program."""
         self._started = self._clock()
+        if isinstance(self._metrics, WorkerMetrics):
+            self._metrics.start()
+
+    def end(self) -> None:
+        """Let the other workers see what was counted up to the end."""
+        if isinstance(self._metrics, WorkerMetrics):
+            self._metrics.publish()
 
     # ------------------------------------------------------------------------- looking
 
@@ -96,7 +104,7 @@ class Operations:
         Returns:
             It, for JSON.
         """
-        families = None if self._metrics is None else self._metrics.snapshot()
+        families = None if self._metrics is None else self._metrics.collect()
         return {
             "version": __version__,
             "time": self._clock(),
@@ -104,6 +112,7 @@ class Operations:
             "is_ready": self._server.is_ready,
             "phase": str(self._server.phase),
             "worker_count": self._server.configuration.worker_count,
+            "is_of_all_workers": isinstance(self._metrics, WorkerMetrics),
             "traffic": None if families is None else traffic_of(families),
             "backends": self.backends(),
             "caches": self.caches(),
@@ -162,7 +171,7 @@ class Operations:
         Returns:
             They by name.
         """
-        return {} if self._metrics is None else all_numbers(self._metrics.snapshot())
+        return {} if self._metrics is None else all_numbers(self._metrics.collect())
 
     def worker(self) -> dict[str, object]:
         """Tell about this process.

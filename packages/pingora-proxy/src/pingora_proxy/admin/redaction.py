@@ -8,10 +8,15 @@ private keys, are replaced wherever they are.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from dataclasses import fields, is_dataclass
-from typing import Final
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["REDACTED", "is_secret_name", "redact"]
 
@@ -74,19 +79,26 @@ def _redact(value: object, depth: int, *, is_secret: bool) -> object:
         value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, Mapping):
         return {
-            _text(str(key)): _redact(
-                each, depth + 1, is_secret=is_secret or is_secret_name(str(key))
-            )
-            for key, each in list(value.items())[:_MAX_ITEMS]
+            _text(name): _redact(each, depth + 1, is_secret=is_secret or is_secret_name(name))
+            for name, each in _items(value)
         }
     if isinstance(value, Sequence | AbstractSet) and not isinstance(value, str | bytes | bytearray):
-        items = list(value)[:_MAX_ITEMS]
+        items = islice(value, _MAX_ITEMS)
         return [_redact(each, depth + 1, is_secret=is_secret) for each in items]
-    if is_secret:
-        return REDACTED
-    if isinstance(value, int | float):
+    return REDACTED if is_secret else _leaf(value)
+
+
+def _items(mapping: Mapping[object, object]) -> Iterator[tuple[str, object]]:
+    for key, value in islice(mapping.items(), _MAX_ITEMS):
+        yield str(key), value
+
+
+def _leaf(value: object) -> object:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return _text(value) if isinstance(value, str) else f"<{type(value).__name__}>"
+    return str(value) if isinstance(value, float) else f"<{type(value).__name__}>"
 
 
 def _text(text: str) -> str:

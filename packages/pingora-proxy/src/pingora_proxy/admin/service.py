@@ -54,13 +54,13 @@ class AdminService(base.Service):
         token: What clients must send as ``Authorization: Bearer``; None asks for nothing.
         listen: Where to listen, and ``unix:/path`` for a Unix socket that only the owner can use;
             None for only what is added with ``add_tcp``, ``add_uds`` and ``add_tls``.
-        metrics: Where the numbers are.
+        metrics: Where the numbers are: ``WorkerMetrics`` for those of all workers, which begins to
+            publish then, or the ``Registry`` of a single process.
         backends: Backends that are shown, and can be taken out, by a name for them.
         caches: Caches that are shown, and can be purged, by name.
         proxies: Proxies whose upstream connections are shown, by name.
         allowed_hosts: Names under which the interface is reached, beside ``localhost``; addresses
             are always allowed.
-        name: What logs call the service.
 
     Examples:
         >>> from pingora_core import Server
@@ -82,9 +82,8 @@ class AdminService(base.Service):
         caches: Mapping[str, CacheSource] | None = None,
         proxies: Mapping[str, ProxyView] | None = None,
         allowed_hosts: Collection[str] = (),
-        name: str = "Admin",
     ) -> None:
-        super().__init__(name)
+        super().__init__("Admin")
         self._token = token
         self._operations = Operations(
             server,
@@ -96,7 +95,7 @@ class AdminService(base.Service):
         self._guard = Guard(None, allowed_hosts)
         self._siblings = Siblings(self._answer)
         self._app = AdminApp(self._operations, self._guard, self._siblings)
-        self._listening = listening.Service(name, HttpServer(self._app))
+        self._listening = listening.Service(self.name, HttpServer(self._app))
         if listen is not None and listen.startswith("unix:"):
             self.add_uds(listen.removeprefix("unix:"))
         elif listen is not None:
@@ -185,6 +184,7 @@ class AdminService(base.Service):
         try:
             await self._listening.start_service(context)
         finally:
+            self._operations.end()
             await self._siblings.stop()
 
     async def reload(self, conf: ServerConf) -> None:

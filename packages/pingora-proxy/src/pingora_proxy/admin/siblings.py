@@ -106,9 +106,8 @@ class Siblings:
             return None
 
     async def _exchange(self, pid: int, question: Answer) -> Answer:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            sock.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(sock, f"\0{self._prefix}{pid}")
             if not _is_ours(sock):
@@ -161,7 +160,7 @@ def _encode(message: Answer) -> bytes:
 def _decode(line: bytes) -> Answer:
     message = json.loads(line)
     if not isinstance(message, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - what came over the wire
+        raise ValueError("not an object")
     return message
 
 

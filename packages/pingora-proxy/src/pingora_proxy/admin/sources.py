@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pingora_core.conf import ServerConf
-    from pingora_core.metrics.snapshot import Families
+    from pingora_core.metrics import Families
     from pingora_core.server import ExecutionPhase
 
 __all__ = [
@@ -48,9 +48,9 @@ class ServerView(Protocol):
 
 
 class MetricsSource(Protocol):
-    """What has numbers; a ``Registry`` of ``pingora_core.metrics`` is one."""
+    """What has numbers; ``WorkerMetrics`` and ``Registry`` of ``pingora_core.metrics`` are such."""
 
-    def snapshot(self) -> Families:
+    def collect(self) -> Families:
         """Tell all of them.
 
         Returns:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pingora_core.metrics.snapshot import Families, Family
+    from pingora_core.metrics import Families, Family
 
 __all__ = ["Traffic", "all_numbers", "traffic_of"]
 
 _DURATION: Final = "http_server_request_duration_seconds"
 _ACTIVE: Final = "http_server_active_requests"
+_CONNECTIONS: Final = "pingora_server_connections"
 _STATUS: Final = "http.response.status_code"
 _CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 _NO_STATUS: Final = "none"
@@ -31,6 +32,7 @@ class Traffic(TypedDict):
         counts: Requests in each range, and at last beyond them.
         seconds: All durations together.
         active: Requests in flight; None if that is not known.
+        connections: Connections of clients; None if nobody watches them.
     """
 
     requests: dict[str, int]
@@ -38,6 +40,7 @@ class Traffic(TypedDict):
     counts: list[int]
     seconds: float
     active: int | None
+    connections: int | None
 
 
 def traffic_of(families: Families) -> Traffic | None:
@@ -62,13 +65,13 @@ def traffic_of(families: Families) -> Traffic | None:
         seconds += total
         for at, number in enumerate(ranges[: len(counts)]):
             counts[at] += int(number)
-    active = families.get(_ACTIVE)
     return {
         "requests": requests,
         "bounds": bounds,
         "counts": counts,
         "seconds": seconds,
-        "active": None if active is None else int(sum(each[0] for each in active.series.values())),
+        "active": _total(families.get(_ACTIVE)),
+        "connections": _total(families.get(_CONNECTIONS)),
     }
 
 
@@ -90,6 +93,10 @@ def all_numbers(families: Families) -> dict[str, object]:
         }
         for name, family in families.items()
     }
+
+
+def _total(family: Family | None) -> int | None:
+    return None if family is None else int(sum(each[0] for each in family.series.values()))
 
 
 def _series(family: Family) -> Iterator[dict[str, object]]:

@@ -57,15 +57,31 @@ class TlsAcceptor:
     Args:
         settings: Of the listener; certificates may be changed later, everything else not.
 
+    Attributes:
+        handshakes: Handshakes that were completed so far, by the version of TLS.
+        resumed: How many of these have resumed a session.
+        failures: Handshakes that were not.
+
     Raises:
         Error: ``TLS_CONFIG_ERROR`` naming everything that is wrong with the settings.
     """
 
-    __slots__ = ("_contexts", "_decides", "_looks_back", "_settings")
+    __slots__ = (
+        "_contexts",
+        "_decides",
+        "_looks_back",
+        "_settings",
+        "failures",
+        "handshakes",
+        "resumed",
+    )
 
     def __init__(self, settings: TlsSettings) -> None:
         self._contexts = make_contexts(settings)
         self._settings = settings
+        self.handshakes: dict[str, int] = {}
+        self.resumed = 0
+        self.failures = 0
         # Once and not for each connection: whether there is anything to await.
         kind = TlsAccept if settings.callbacks is None else type(settings.callbacks)
         self._decides = kind.certificate_callback is not TlsAccept.certificate_callback
@@ -113,11 +129,20 @@ class TlsAcceptor:
         """
         limit = self._settings.handshake_timeout
         try:
-            return await timers.timeout(limit, self._accept(stream))
+            tls = await timers.timeout(limit, self._accept(stream))
+        except Error:
+            self.failures += 1
+            raise
         except TimeoutError as error:
+            self.failures += 1
             msg = f"no TLS connection within {limit:g} s"
             late = Error.down(ErrorType.TLS_HANDSHAKE_TIMEDOUT, msg, cause=error)
             raise late from error
+        digest = stream.digest.ssl_digest
+        assert digest is not None
+        self.handshakes[digest.version] = self.handshakes.get(digest.version, 0) + 1
+        self.resumed += digest.resumed
+        return tls
 
     async def _accept(self, stream: Stream) -> TlsStream:
         settings = self._settings

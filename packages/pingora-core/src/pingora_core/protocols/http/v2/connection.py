@@ -69,6 +69,7 @@ class Connection(ReceiveSide):
         self._settings_seen = False
         self._ping_deadline: Deadline | None = None
         self._ping_pending = False
+        self._is_counted = False
 
     # ---------------------------------------------------------------- running
 
@@ -76,6 +77,8 @@ class Connection(ReceiveSide):
         """Send the preface, and from now on handle what arrives."""
         stream = self.stream
         self.options.stats.connections += 1
+        self.options.stats.open += 1
+        self._is_counted = True
         self._write(self._preface)
         self._preface = b""
         if self.options.ping_interval is not None:
@@ -272,6 +275,7 @@ class Connection(ReceiveSide):
         if not self.is_open:
             return
         self.is_open = False
+        self.options.stats.open -= self._is_counted
         self.is_draining = True
         self.failure = error
         stream = self.stream

@@ -50,6 +50,7 @@ class Http2Stats:
 
     Attributes:
         connections: Connections opened.
+        open: Connections open now.
         streams: Streams opened.
         refused: Streams refused because there were too many, or the connection was ending.
         malformed: Streams reset because what arrived on them was no HTTP.
@@ -57,6 +58,7 @@ class Http2Stats:
     """
 
     connections: int = 0
+    open: int = 0
     streams: int = 0
     refused: int = 0
     malformed: int = 0
