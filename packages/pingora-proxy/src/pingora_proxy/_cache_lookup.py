@@ -110,10 +110,7 @@ class CacheLookup(Generic[CTX]):
         else:
             cache.set_cache_key(CacheKey.for_request(session.req_header, scheme=session.scheme))
         if session.subrequest_ctx is not None:
-            cache.tag_as_subrequest()
-            permit = session.subrequest_ctx.take_cache_write_lock()
-            if permit is not None:
-                cache.set_write_lock(permit)
+            _tag(cache, session.subrequest_ctx)
         if not cache.cacheable_prediction:
             cache.bypass()
         elif await self._look_up(session, cache, ctx):
@@ -327,6 +324,13 @@ class CacheLookup(Generic[CTX]):
             self._app.request_summary(session, ctx),
             exc_info=None if isinstance(error, Error) else error,
         )
+
+
+def _tag(cache: HttpCache, subrequest: SubrequestCtx) -> None:
+    cache.tag_as_subrequest()
+    permit = subrequest.take_cache_write_lock()
+    if permit is not None:
+        cache.set_write_lock(permit)
 
 
 def _is_alone(cache: HttpCache, meta: CacheMeta) -> bool:

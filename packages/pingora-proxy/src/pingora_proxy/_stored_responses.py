@@ -64,17 +64,8 @@ class StoredResponses(Generic[CTX]):
             Error: From downstream, from a callback, or from the store in the middle of the body.
         """
         meta = cache.cache_meta
-        w = meta.extensions.get("w")
-        if w is None:
-            w = meta.extensions["w"] = meta.header.to_wire()[:-2]
-        d = session.downstream_session
-        d._response = meta.header
-        d._keepalive = True
-        d.stream.write(w + b"Age: %d\r\nConnection: keep-alive\r\n\r\n" % meta.age(cache.now()))
-        d.stream.write(cache.hit_handler._entry.data[-44:])
-        d._response_done = True
-        d._sent = 44
-        return _t()
+        header = meta.header.copy()
+        header.insert_header(b"Age", b"%d" % meta.age(cache.now()))
         return self.sends(session, cache, ctx, header)
 
     async def sends(
@@ -143,5 +134,3 @@ class StoredResponses(Generic[CTX]):
             return False
         cache.release_write_lock(NoCacheReason.UPSTREAM_ERROR)
         return await self.serves(session, cache, ctx)
-
-async def _t(): return True
