@@ -7,7 +7,6 @@ import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    import pytest
     from websockets.asyncio.server import ServerConnection
 
     from pingora_proxy.testing import ClientResponse
@@ -87,10 +87,9 @@ async def test_routes_come_and_go_and_survive_a_restart(
         async with _hub(file, monkeypatch) as hub:
             assert (await hub.proxy.get("/user/al%20ice")).text == "alice"
             route = json.loads((await hub.api("GET", "/user/al%20ice")).text)
-            assert (
-                route.pop("last_activity")
-                < json.loads((await hub.api("GET")).text)["/user/al ice"]["last_activity"] + "z"
-            )
+            every = json.loads((await hub.api("GET")).text)
+            assert every["/user/al ice"] == route
+            del route["last_activity"]
             assert route == target
             assert (await hub.api("DELETE", "/user/al%20ice")).status == 204
             assert (await hub.proxy.get("/user/al%20ice")).text == "default"
@@ -117,9 +116,9 @@ async def test_websockets_pass_and_mistakes_are_told(
             assert json.loads((await hub.api("GET")).text)["/"]["last_activity"] > before
 
             assert await hub.stranger() == 403
-            for bad in ({}, {"target": "127.0.0.1:1"}, {"target": "http://a:b"}, [], {"target": 1}):
-                assert (await hub.api("POST", "/x", bad)).status == 400
-            assert (await hub.api("POST", "/x", {"target": "x" * 70000})).status == 400
+            for target in ("127.0.0.1:1", "http://a:b", "ftp://a", 1, None, "x" * 70000):
+                assert (await hub.api("POST", "/x", {"target": target})).status == 400
+            assert (await hub.api("POST", "/x", [])).status == 400
             assert (await hub.api("GET", "/x")).status == 404
             assert (await hub.api("DELETE", "/x")).status == 404
             assert (await hub.api("PUT", "/x")).status == 404

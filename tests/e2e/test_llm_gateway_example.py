@@ -131,7 +131,7 @@ async def test_a_budget_that_is_spent_is_429(
 async def test_the_second_provider_answers_for_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the first byte: a 500, a 429, a reset, and nobody there; with the key of its own."""
+    """Until the first byte: after a 500, a 429, a reset; with its own key. The last answer counts."""
     async with _gateway(tmp_path, monkeypatch) as gateway:
         gateway.first.on(_PATH, reply(500), reply(429), reset, cut_off(b"half", 9))
         gateway.second.on(_PATH, reply(200, b"second"))
@@ -144,10 +144,6 @@ async def test_the_second_provider_answers_for_the_first(
             await gateway.ask()  # what has begun is not begun again
         assert len(gateway.second.requests) == 3
 
-
-async def test_what_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last answer counts; without one it is an error in the form that clients know."""
-    async with _gateway(tmp_path, monkeypatch) as gateway:
         gateway.first.on(_PATH, reply(503))
         gateway.second.on(_PATH, reply(500, b"broken"), reset)
         assert (await gateway.ask()).text == "broken"
@@ -155,10 +151,8 @@ async def test_what_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert nothing.status == 502
         assert json.loads(nothing.text)["error"]["code"] == 502
 
-
-async def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong key, a body that is no request, a model that nobody has, a body that is too long."""
-    async with _gateway(tmp_path, monkeypatch) as gateway:
+        # Refused before anybody is asked.
+        gateway.first.requests.clear()
         assert (await gateway.ask("c-key")).status == 401
         assert (await gateway.ask(body=b"[")).status == 400
         assert (await gateway.ask(body=b'{"model": "huge"}')).status == 404
@@ -167,3 +161,8 @@ async def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             fields = [("Authorization", "Bearer a-key")]
             assert (await client.get("/v1/files", fields)).status == 404
         assert not gateway.first.requests
+
+        # Nobody is there at all.
+        await gateway.first.__aexit__(None, None, None)
+        gateway.second.on(_PATH, reply(200, b"second"))
+        assert (await gateway.ask()).text == "second"

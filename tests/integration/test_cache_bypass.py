@@ -9,6 +9,7 @@ import pytest
 from pingora_cache.phase import CachePhase
 from pingora_cache.reason import NoCacheReason
 from tests.support.cache_origin import ETAG, HELLO
+from tests.support.origin_routes import upgrade
 from tests.support.wire import CHUNKED
 
 if TYPE_CHECKING:
@@ -252,9 +253,16 @@ async def test_only_if_cached_where_nothing_is_looked_up(cache: CacheRig) -> Non
 
 async def test_upgrades_are_not_cached(cache: CacheRig) -> None:
     """What speaks another protocol from there on is no response that others could be given."""
+    fields = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
+    refused = await cache.send("/unique/upgrade/test2", *fields)
+    assert (status_of(refused), refused.body) == ("no-cache", HELLO)
+
+    cache.origin.handler = upgrade
     for _ in range(2):
-        response = await cache.send(
-            "/unique/upgrade/test2", ("Connection", "Upgrade"), ("Upgrade", "websocket")
-        )
-        assert status_of(response) == "no-cache"
-    assert len(cache.origin.requests) == 2
+        async with await cache.client() as client:
+            await client.send_request("GET", "/unique/upgrade/test2", fields)
+            head, _ = await client.read_final_head()
+            assert head.start_line.split(" ")[1] == "101"
+            assert head.get("x-cache-status") == "no-cache"
+            assert await client.receive_exactly(5) == b"hello"
+    assert len(cache.origin.requests) == 3

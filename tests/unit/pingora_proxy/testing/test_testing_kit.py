@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pingora_http import RequestHeader
     from pingora_proxy import Session
 
-pytest_plugins = ["pingora_proxy.testing.pytest_plugin"]
-
 
 class Gate(ProxyHttp[None]):
     """Lets those in who have a key."""

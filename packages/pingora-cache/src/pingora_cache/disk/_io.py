@@ -118,7 +118,8 @@ class Io:
             doing = asyncio.get_running_loop().run_in_executor(self._executor, do)
         except RuntimeError as error:  # what the executor says after its end
             raise Error(STORAGE_CLOSED, "the store on disk", source=ErrorSource.INTERNAL) from error
-        return await doing
+        # Even before it has begun: what it has taken on has to be let go.
+        return await asyncio.shield(doing)
 
     def spawn(self, doing: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         """Begin something that is waited for when the store is closed.
