@@ -18,14 +18,17 @@ from __future__ import annotations
 import logging
 from ipaddress import ip_address
 
-from pingora_cache.cache_status import append_cache_status
+from pingora_cache import (
+    CacheLock,
+    CachePolicy,
+    MemoryStorage,
+    PurgeAction,
+    Storage,
+    TieredStorage,
+    append_cache_status,
+    parse_tags,
+)
 from pingora_cache.disk import DiskStorage
-from pingora_cache.lock import CacheLock
-from pingora_cache.memory import MemoryStorage
-from pingora_cache.policy import CachePolicy
-from pingora_cache.storage import PurgeAction, Storage
-from pingora_cache.tags import parse_tags
-from pingora_cache.tiered import TieredStorage
 from pingora_core import HttpPeer, Opt, Server
 from pingora_core.protocols.address import InetAddress
 from pingora_http import ResponseHeader

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
@@ -69,6 +70,8 @@ class Browser:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"HOME": self._folder},
+            # The program is a script that starts the browser: both are ended, as a group.
+            start_new_session=True,
         )
         assert self._process.stderr is not None
         async with asyncio.timeout(_LIMIT):
@@ -87,15 +90,14 @@ class Browser:
         if self._connection is not None:
             await self._connection.close()
         if self._process is not None:
-            if self._process.returncode is None:
-                self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
         for task in (self._reader, self._errors):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-        # Its children may take a moment longer to end, and write meanwhile.
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _read(self, connection: ClientConnection) -> None:
@@ -293,12 +295,12 @@ class Tab:
         Args:
             key: Its name, such as ``Tab``.
         """
-        codes = {"Tab": 9, "Enter": 13}
-        for kind in ("rawKeyDown", "keyUp"):
-            code = codes[key]
+        code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
+        for kind in ("keyDown", "keyUp"):
             await self.send(
-                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code
-            )
+                "Input.dispatchKeyEvent",
+                type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text,
+            )  # fmt: skip
 
     async def screenshot(self, *, whole: bool = False) -> bytes:
         """Take a picture.

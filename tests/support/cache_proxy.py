@@ -50,7 +50,7 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pingora_cache.meta import CacheMeta
-    from pingora_cache.storage import HitHandler, Storage
+    from pingora_cache.storage import HitHandler, PurgeAction, Storage
     from pingora_error import Error
     from pingora_http import RequestHeader, ResponseHeader
     from pingora_proxy import Session
@@ -199,7 +199,7 @@ class CachingProxy(ProxyHttp[CacheContext]):
         request = session.req_header
         return CacheKey((request.get_raw(b"host") or b"") + request.raw_target, user_tag="1")
 
-    async def is_purge(self, session: Session, ctx: CacheContext) -> bool:
+    async def is_purge(self, session: Session, ctx: CacheContext) -> bool | PurgeAction:
         return session.req_header.method == "PURGE"
 
     def cache_vary_filter(

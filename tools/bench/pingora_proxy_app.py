@@ -1,8 +1,8 @@
 """The proxy that is measured: every phase of the framework, one fixed peer, one field set.
 
 Run with a JSON object: ``port`` to listen on; ``origin``, the origin's port; ``front``, one of
-plain, tls, grpc, cache and cache_disk; ``certificate`` and ``key``, paths of PEM files; ``engine``,
-the HTTP/2 library; ``workers``, how many; ``disk``, a folder for the objects of a cache on disk;
+plain, tls, grpc, cache, cache_disk and observed; ``certificate`` and ``key``, paths of PEM files; ``engine``,
+the HTTP/2 library; ``workers``, how many; ``disk``, a path for the objects of a cache on disk, or an access log;
 ``profile``, a file for the profile of the run, or nothing.
 """
 
@@ -11,11 +11,10 @@ from __future__ import annotations
 import cProfile
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from pingora_cache.lock import CacheLock
-from pingora_cache.memory import MemoryStorage
-from pingora_cache.policy import CachePolicy
+from pingora_cache import CacheLock, CachePolicy, MemoryStorage
 from pingora_core import HttpPeer, Server
 from pingora_core.apps.http_app import HttpServerOptions
 from pingora_core.conf import ServerConf
@@ -25,10 +24,11 @@ from pingora_core.protocols.tls.alpn import ALPN
 from pingora_proxy import ProxyHttp, http_proxy_service
 
 if TYPE_CHECKING:
-    from pingora_cache.storage import Storage
+    from pingora_cache import Storage
     from pingora_core.protocols.http.v2.options import EngineName
     from pingora_http import RequestHeader
     from pingora_proxy import Session
+    from pingora_proxy.observe import ProxyObserver
 
 _IDLE_SECONDS = 300.0
 _CACHE_BYTES = 1 << 30
@@ -137,6 +137,19 @@ def _application(options: _Options) -> Forward:
             return Forward(origin, ALPN.H2 if front == "grpc" else ALPN.H1)
 
 
+def _observers(options: _Options, server: Server) -> list[ProxyObserver]:
+    # Imported where it is measured, as an application does.
+    from pingora_core.metrics import WorkerMetrics  # noqa: PLC0415
+    from pingora_core.runtime.log_sinks import FileSink, LogQueue  # noqa: PLC0415
+    from pingora_core.services.prometheus import prometheus_service  # noqa: PLC0415
+    from pingora_proxy.access_log import AccessLog  # noqa: PLC0415
+    from pingora_proxy.metrics import ProxyMetrics  # noqa: PLC0415
+
+    metrics = WorkerMetrics()
+    server.add_service(prometheus_service(metrics, "127.0.0.1:0"))
+    return [ProxyMetrics(metrics.registry), AccessLog(LogQueue(FileSink(Path(options["disk"]))))]
+
+
 def main() -> None:
     """Serve until told to stop."""
     options: _Options = json.loads(sys.argv[1])
@@ -146,9 +159,10 @@ def main() -> None:
         server.configuration,
         _application(options),
         server_options=HttpServerOptions(http2=http2),
+        observers=_observers(options, server) if options["front"] == "observed" else (),
     )
     address = f"127.0.0.1:{options['port']}"
-    if options["front"] in {"plain", "cache", "cache_disk"}:
+    if options["front"] in {"plain", "cache", "cache_disk", "observed"}:
         service.add_tcp(address)
     else:
         settings = TlsSettings.intermediate(options["certificate"], options["key"])

@@ -16,6 +16,7 @@ _OURS = "pingora"
 _FLAT_KIB = 1024
 _SCALING = 1.8
 _CORE = 0.95
+_OBSERVED = 1.25
 _RATIOS = {
     "small_get": 2.5,
     "response_1mib": 1.2,
@@ -154,6 +155,9 @@ def bars(rows: Sequence[Row]) -> list[str]:
         ours, theirs = found.get((scenario, _OURS)), found.get((scenario, peer))
         if ours and theirs and ours.cpu_us and theirs.cpu_us:
             add(f"{scenario}: CPU, as a share of {peer}", ours.cpu_us / theirs.cpu_us, most)
+    observed = found.get(("observed", "observed"))
+    if observed is not None:
+        add("observed: CPU, as a multiple of unobserved", observed.ratio, _OBSERVED)
     for row in rows:
         if row.peer == _OURS:
             if row.scenario.startswith("idle_h2"):

@@ -102,16 +102,17 @@ class Rig:
             yield running
 
     @contextlib.contextmanager
-    def pingora(self, workers: int) -> Iterator[Running]:
+    def pingora(self, workers: int, front: Front = "plain") -> Iterator[Running]:
         """Start our proxy with some workers, on all cores but the load's if that leaves enough.
 
         Args:
             workers: How many.
+            front: What it shall speak, in clear.
 
         Yields:
             The running proxy; it is stopped afterwards.
         """
-        site = Site(self._folder("pingora"), free_port(), self._origins["plain"].port)
+        site = Site(self._folder("pingora"), free_port(), self._origins["plain"].port, front)
         others = [core for core in self.usable_cores if core != self.cores[1]]
         cores = others if len(others) >= workers else self.usable_cores
         command = ["taskset", "-c", ",".join(map(str, cores)), *pingora(site, workers=workers)]

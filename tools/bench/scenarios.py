@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from bench import stampede, workers
+from bench import observed, stampede, workers
 from bench.load import open_idle, wrk
 from bench.process import BenchError
 from bench.report import Row
@@ -233,6 +233,10 @@ SCENARIOS = {
     "workers": Scenario(
         "GET of 44 bytes, 64 keep-alive connections: 2 workers against 1",
         lambda rig, effort, name: workers.measure(rig, effort.rounds, effort.seconds, name),
+    ),
+    "observed": Scenario(
+        "GET of 44 bytes, 64 keep-alive connections: with metrics and an access log, and without",
+        lambda rig, effort, name: observed.measure(rig, effort.rounds, effort.seconds, name),
     ),
     "tls_small_get": Scenario(
         "GET of 44 bytes over TLS, HTTP/1.1, 64 keep-alive connections",

@@ -36,9 +36,10 @@ __all__ = [
     "pingora",
 ]
 
-Front: TypeAlias = Literal["plain", "tls", "grpc", "cache", "cache_disk"]
+Front: TypeAlias = Literal["plain", "tls", "grpc", "cache", "cache_disk", "observed"]
 """What clients speak: HTTP/1 in clear; HTTP/1 or HTTP/2 over TLS; the same before a gRPC origin;
-HTTP/1 in clear, answered from a cache in memory or on disk. (nginx has its cache on disk always.)"""
+HTTP/1 in clear, answered from a cache in memory or on disk. (nginx has its cache on disk always.)
+Or HTTP/1 in clear with metrics and an access log."""
 
 CACHES: frozenset[Front] = frozenset({"cache", "cache_disk"})
 _PROXIED: frozenset[Front] = frozenset({"plain", "tls", "grpc"})
@@ -314,7 +315,7 @@ def pingora(site: Site, engine: str = "h2", workers: int = 1) -> list[str]:
         "key": str(site.key),
         "engine": engine,
         "workers": workers,
-        "disk": str(site.directory / "objects") if site.front == "cache_disk" else "",
+        "disk": str(site.directory / "objects"),
         "profile": os.environ.get("BENCH_PROFILE", ""),
     }
     return [sys.executable, str(_HERE / "pingora_proxy_app.py"), json.dumps(options)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import tomllib
 from pathlib import Path
 
 from devtool.environments import environment, hatch
@@ -54,12 +55,7 @@ def _installed(directory: Path) -> Path:
     say("installing the packages as users get them ...")
     environment_dir = directory / "env"
     python = environment_dir / "bin" / "python"
-    extras = {
-        "pingora-cache": "[redis,zstd]",
-        "pingora-limits": "[redis]",
-        "pingora-load-balancing": "[dns]",
-    }
-    wanted = [f"{member}{extras.get(member.name, '')}" for member in members()]
+    wanted = [f"{member}[{','.join(_extras_of(member))}]" for member in members()]
     commands: list[list[str | Path]] = [
         [uv, "venv", "--quiet", environment_dir],
         [uv, "pip", "install", "--quiet", "--python", python, *wanted],
@@ -69,6 +65,13 @@ def _installed(directory: Path) -> Path:
         if code != 0:
             raise VerbError(f"the packages cannot be installed:\n{text.rstrip()}")
     return python
+
+
+def _extras_of(member: Path) -> list[str]:
+    # With all of them, since an import that cannot be resolved is a type that is not known.
+    with (member / "pyproject.toml").open("rb") as file:
+        project: dict[str, dict[str, object]] = tomllib.load(file)["project"]
+    return list(project.get("optional-dependencies", {}))
 
 
 def _broken(programs: Path) -> list[str]:

@@ -97,7 +97,9 @@ def _demo(_: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _test(_: argparse.Namespace, rest: list[str]) -> None:
-    replace_process(environment() / "python", "-m", "pytest", *rest)
+    # All of them on two processes, a file on one of them; what was asked for as it was asked.
+    options = rest or ("--numprocesses=2", "--dist=loadfile", "--quiet")
+    replace_process(environment() / "python", "-m", "pytest", *options)
 
 
 def _check(options: argparse.Namespace, _: list[str]) -> None:

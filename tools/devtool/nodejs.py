@@ -12,6 +12,7 @@ import shutil
 from devtool.shell import ROOT, VerbError, output, say
 
 __all__ = [
+    "AXE",
     "CACHE_TESTS",
     "SCRIPTS",
     "are_cache_tests_current",
@@ -22,6 +23,8 @@ __all__ = [
 SCRIPTS = ROOT / "tools" / "conformance" / "node"
 _FOLDER = ROOT / ".venv" / "tools" / "node"
 CACHE_TESTS = _FOLDER / "node_modules" / "http-cache-tests"
+AXE = _FOLDER / "node_modules" / "axe-core" / "axe.min.js"
+"""Judges the accessibility of a page, within the page."""
 _STAMP = _FOLDER / ".stamp"
 _FILES = ("package.json", "package-lock.json")
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["release"]
 
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:(?:a|b|rc)\d+)?")
-_UNRELEASED = re.compile(r"^## .*\(unreleased\)\n", re.MULTILINE)
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:(a|b|rc)(\d+))?")
+_UNRELEASED = re.compile(r"^## .*\(unreleased\)\n\n?", re.MULTILINE)
 
 
 def release(package: str, version: str, *, dry_run: bool) -> None:
@@ -98,9 +98,13 @@ def _current_version(folder: Path) -> str:
     return match[1]
 
 
-def _order(version: str) -> tuple[int, ...]:
+def _order(version: str) -> tuple[int, int, int, str, int]:
     match = _VERSION.fullmatch(version)
-    return (0,) if match is None else tuple(int(part) for part in match.groups())
+    if match is None:
+        return (0, 0, 0, "", 0)
+    major, minor, patch, stage, number = match.groups()
+    # A release comes after its candidates: "z" sorts behind "a", "b" and "rc".
+    return int(major), int(minor), int(patch), stage or "z", int(number or 0)
 
 
 def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
@@ -126,16 +130,18 @@ def _changelog(folder: Path, version: str) -> str:
     entries = "".join(fragment.read_text().strip() + "\n" for fragment in fragments)
     heading = f"## {version} ({dt.datetime.now(dt.UTC).date()})\n"
     if _UNRELEASED.search(text):
-        return _UNRELEASED.sub(heading + (f"\n{entries}" if entries else ""), text, count=1)
+        return _UNRELEASED.sub(lambda _: f"{heading}\n{entries}", text, count=1)
     _require(bool(entries), f"{folder.name}: nothing to tell: no fragment in changelog.d")
     title, _, rest = text.partition("\n\n")
     return f"{title}\n\n{heading}\n{entries}\n{rest}"
 
 
 def _sibling_ranges(package: str, version: str) -> Iterator[tuple[Path, str]]:
-    major, minor, *_ = _order(version)
-    wanted = f'"{package}>={major}.{minor},<{major}.{minor + 1}"'
-    pattern = re.compile(rf'"{re.escape(package)}>=[\d.]+,<[\d.]+"')
+    major, minor, _, stage, _ = _order(version)
+    # A candidate comes before its release, so that ``>=0.2`` would leave 0.2.0rc1 out.
+    least = f"{major}.{minor}" if stage == "z" else version
+    wanted = f'"{package}>={least},<{major}.{minor + 1}"'
+    pattern = re.compile(rf'"{re.escape(package)}>=[\w.]+,<[\w.]+"')
     for member in members():
         project = member / "pyproject.toml"
         text = project.read_text()

@@ -19,6 +19,7 @@ __all__ = ["PROGRAMS", "install", "missing_packages"]
 
 # Program looked for -> Debian package that brings it.
 PROGRAMS = {
+    "chromium-headless-shell": "chromium-headless-shell",
     "curl": "curl",
     "dnsmasq": "dnsmasq-base",
     "git": "git",

@@ -115,8 +115,8 @@ class LockCore:
     __slots__ = ("_deadline", "_table", "_timer", "_waiters", "key", "status")
 
     def __init__(self, table: LockTable, key: bytes, deadline: float) -> None:
-        self.key = key
-        self.status = LockStatus.WAITING
+        self.key: bytes = key
+        self.status: LockStatus = LockStatus.WAITING
         self._table = table
         self._deadline = deadline
         self._timer: TimerHandle | None = None

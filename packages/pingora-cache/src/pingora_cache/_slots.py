@@ -39,9 +39,9 @@ class Slots:
     __slots__ = ("_free", "next", "previous", "weights")
 
     def __init__(self, lists: int) -> None:
-        self.next = array("I", range(lists))
-        self.previous = array("I", range(lists))
-        self.weights = array("Q", bytes(8 * lists))
+        self.next: array[int] = array("I", range(lists))
+        self.previous: array[int] = array("I", range(lists))
+        self.weights: array[int] = array("Q", bytes(8 * lists))
         # The first of the free places, linked by ``next``; 0, a head, for none.
         self._free = 0
 

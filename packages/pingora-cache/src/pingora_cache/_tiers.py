@@ -67,8 +67,12 @@ class TieredStats(StorageStats):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first_errors = self.second_errors = self.first_only = 0
-        self.promotions = self.rechecks = self.outdated = 0
+        self.first_errors: int = 0
+        self.second_errors: int = 0
+        self.first_only: int = 0
+        self.promotions: int = 0
+        self.rechecks: int = 0
+        self.outdated: int = 0
 
     def snapshot(self) -> dict[str, int]:
         """Tell all the numbers.

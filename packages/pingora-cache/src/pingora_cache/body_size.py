@@ -34,8 +34,8 @@ class BodySizeTracker:
         if limit < 0:
             msg = f"a body cannot be smaller than nothing ({limit} bytes)"
             raise ValueError(msg)
-        self.limit = limit
-        self.seen = 0
+        self.limit: int = limit
+        self.seen: int = 0
 
     def add(self, size: int) -> bool:
         """Count a piece of the body.

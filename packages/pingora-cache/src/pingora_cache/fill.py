@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheFill", "FillTarget"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _ENDED: Final = "this fill has ended"
 
@@ -59,6 +59,13 @@ class CacheFill:
     with a call that raises, which does the same. Its owner calls ``close`` on every path, in a
     ``finally``. One call at a time, from any task.
 
+    Args:
+        handler: What writes to the store.
+        target: Where that is, and who is told.
+        permit: Of the cache lock, to be released; None where there is no lock.
+        key: The key to write.
+        meta: What is known about the response.
+
     Attributes:
         key: The key that is written.
         meta: What is known about the response.
@@ -78,9 +85,9 @@ class CacheFill:
         key: CacheKey,
         meta: CacheMeta,
     ) -> None:
-        self.key = key
-        self.meta = meta
-        self.bytes_written = 0
+        self.key: CacheKey = key
+        self.meta: CacheMeta = meta
+        self.bytes_written: int = 0
         self._handler: MissHandler | None = handler
         self._target = target
         self._permit = permit
@@ -265,7 +272,7 @@ async def _purge_evicted(
                 await target.storage.purge(key, kind=PurgeKind.EVICTION)
             except Exception:
                 stats.purge_errors += 1
-                logger.warning("%s was evicted and could not be purged", key, exc_info=True)
+                _logger.warning("%s was evicted and could not be purged", key, exc_info=True)
             else:
                 stats.evictions += 1
         # A manager names a bounded number of keys at a time.

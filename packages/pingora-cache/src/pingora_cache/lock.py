@@ -121,7 +121,7 @@ class CacheLock(CacheKeyLock):
         if max_waiters < 0 or max_keys < 0:
             msg = f"{max_waiters} waiters and {max_keys} keys cannot be"
             raise ValueError(msg)
-        self.age_timeout = age_timeout
+        self.age_timeout: float = age_timeout
         self._max_waiters = max_waiters
         self._max_keys = max_keys
         self._scheduler = scheduler

@@ -27,7 +27,7 @@ Source: pingora-cache/src/meta.rs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Final, TypedDict
 
 from pingora_cache._head_text import read_response_head, write_response_head
 from pingora_cache._meta_layout import (
@@ -388,7 +388,8 @@ class CacheMeta:
             getattr(self, name) == getattr(other, name) for name in MetaChanges.__optional_keys__
         )
 
-    __hash__ = None  # type: ignore[assignment]  # object says int; heads have none either
+    # object says int; heads have none either
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOKUP_ERROR", "Lookup", "MultiLookup", "RTCache"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 LOOKUP_ERROR: Final = Custom("RTCache: lookup error")
 """A lookup raised; the cause is what it raised."""
@@ -345,7 +345,7 @@ class RTCache(Generic[_K, _V, _E]):
                 await self.get(key, ttl=ttl, extra=extra)
         except (Error, TimeoutError) as error:
             # The stale value is still there, and the next one who asks for it tries again.
-            logger.warning("a stale value was not refreshed: %r", error)
+            _logger.warning("a stale value was not refreshed: %r", error)
 
     # ------------------------------------------------------------------------ closing
 

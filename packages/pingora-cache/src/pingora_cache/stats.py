@@ -105,16 +105,33 @@ class CacheStats:
     )
 
     def __init__(self) -> None:
-        self.hits = self.misses = self.expired = self.revalidated = 0
-        self.stale = self.stale_updating = self.bypassed = self.uncached = self.unfinished = 0
-        self.lookups = self.lookup_errors = 0
-        self.lock_waits = self.lock_timeouts = self.lock_overflows = 0
-        self.lock_wait_seconds = 0.0
-        self.fills = self.fill_errors = self.fills_active = 0
-        self.bytes_filled = self.bytes_served = 0
-        self.meta_errors = self.purges = self.purge_errors = 0
-        self.evictions = self.invalidations = 0
-        self.age_sum = self.age_max = 0.0
+        self.hits: int = 0
+        self.misses: int = 0
+        self.expired: int = 0
+        self.revalidated: int = 0
+        self.stale: int = 0
+        self.stale_updating: int = 0
+        self.bypassed: int = 0
+        self.uncached: int = 0
+        self.unfinished: int = 0
+        self.lookups: int = 0
+        self.lookup_errors: int = 0
+        self.lock_waits: int = 0
+        self.lock_timeouts: int = 0
+        self.lock_overflows: int = 0
+        self.lock_wait_seconds: float = 0.0
+        self.fills: int = 0
+        self.fill_errors: int = 0
+        self.fills_active: int = 0
+        self.bytes_filled: int = 0
+        self.bytes_served: int = 0
+        self.meta_errors: int = 0
+        self.purges: int = 0
+        self.purge_errors: int = 0
+        self.evictions: int = 0
+        self.invalidations: int = 0
+        self.age_sum: float = 0.0
+        self.age_max: float = 0.0
         self.reasons: dict[str, int] = {}
 
     @property
@@ -214,11 +231,17 @@ class StorageStats:
     )
 
     def __init__(self) -> None:
-        self.hits = self.misses = 0
-        self.writes = self.aborted_writes = 0
-        self.evictions = self.evicted_bytes = 0
-        self.purges = self.errors = self.corrupt = 0
-        self.used_bytes = self.objects = 0
+        self.hits: int = 0
+        self.misses: int = 0
+        self.writes: int = 0
+        self.aborted_writes: int = 0
+        self.evictions: int = 0
+        self.evicted_bytes: int = 0
+        self.purges: int = 0
+        self.errors: int = 0
+        self.corrupt: int = 0
+        self.used_bytes: int = 0
+        self.objects: int = 0
 
     def snapshot(self) -> dict[str, int]:
         """Tell all the numbers.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CACHE_TAG", "DEFAULT_TAG_FIELDS", "SURROGATE_KEY", "TagField", "parse_tags"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _DEFAULT_MAX_TAGS: Final = 1000
 _DEFAULT_MAX_LENGTH: Final = 1024
@@ -103,5 +103,5 @@ def parse_tags(
                 else:
                     tags[tag] = None
     if left_out:
-        logger.warning("left out %d cache tags: too many, or longer than %d", left_out, max_length)
+        _logger.warning("left out %d cache tags: too many, or longer than %d", left_out, max_length)
     return tuple(tags)

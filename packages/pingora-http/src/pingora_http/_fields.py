@@ -9,7 +9,7 @@ positions would have to move with every removal.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, overload
 
 from pingora_error import Error, ErrorType
 from pingora_http.grammar import VALUE_BYTES, is_token
@@ -276,7 +276,8 @@ class HeaderMap:
         theirs = other._items
         return [(k.lower(), v) for k, v in self._items] == [(k.lower(), v) for k, v in theirs]
 
-    __hash__ = None  # type: ignore[assignment]  # object says int, mutable types say None
+    # object says int, mutable types say None
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         # No values: a head holds credentials, and a repr ends up in logs.

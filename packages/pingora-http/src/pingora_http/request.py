@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pingora_error import Error, ErrorType
 from pingora_http._fields import HeaderMap, explain, to_bytes
@@ -268,7 +268,7 @@ class RequestHeader(HeaderMap):
             and super().__eq__(other)
         )
 
-    __hash__ = None
+    __hash__: ClassVar[None] = None
 
     def __repr__(self) -> str:
         target = self.raw_target.partition(b"?")[0].decode("latin-1")

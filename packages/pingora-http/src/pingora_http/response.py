@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pingora_error import Error, ErrorType
 from pingora_http._fields import HeaderMap, explain, to_bytes
@@ -200,7 +200,7 @@ class ResponseHeader(HeaderMap):
             and super().__eq__(other)
         )
 
-    __hash__ = None
+    __hash__: ClassVar[None] = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status} with {len(self._items)} fields>"

@@ -176,7 +176,13 @@ class Inflight:
 class Guard:
     """What is in flight until this is released, or left as a context manager, or dropped.
 
-    The amount is subtracted exactly once, whichever comes first.
+    The amount is subtracted exactly once, whichever comes first. `Inflight.incr` makes it.
+
+    Args:
+        counter: What counts.
+        side: The part of it that the amount was added to.
+        hashed: The key, hashed.
+        amount: What was added.
 
     Source: pingora-limits/src/inflight.rs. Unlike there, what ``incr`` adds is subtracted too.
     """

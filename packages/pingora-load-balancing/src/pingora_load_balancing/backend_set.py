@@ -45,10 +45,10 @@ class BackendSet(Sequence[Backend]):
         totals: PoolTotals,
         generation: int = 0,
     ) -> None:
-        self.backends = backends
-        self.states = states
-        self.totals = totals
-        self.generation = generation
+        self.backends: tuple[Backend, ...] = backends
+        self.states: tuple[BackendState, ...] = states
+        self.totals: PoolTotals = totals
+        self.generation: int = generation
 
     @classmethod
     def of(cls, backends: Iterable[str | Backend]) -> BackendSet:

@@ -97,10 +97,10 @@ class Backends:
         if not 0.0 <= panic_threshold <= 1.0:
             msg = f"panic_threshold must be a share from 0 to 1, not {panic_threshold}"
             raise ValueError(msg)
-        self.initially_healthy = initially_healthy
-        self.is_in_panic = False
-        self.clock = clock
-        self.totals = PoolTotals(clock)
+        self.initially_healthy: bool = initially_healthy
+        self.is_in_panic: bool = False
+        self.clock: Callable[[], float] = clock
+        self.totals: PoolTotals = PoolTotals(clock)
         self._panic_threshold = panic_threshold
         self._current = BackendSet((), (), self.totals)
         self._states: dict[PeerAddress, BackendState] = {}

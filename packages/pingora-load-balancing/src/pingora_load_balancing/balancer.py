@@ -141,7 +141,7 @@ class LoadBalancer(Selector, BackgroundService):
         self._discovery_timeout = discovery_timeout
         self._failures = FailureLog(_logger, level=logging.ERROR)
         self._updating = asyncio.Lock()
-        self.health = (
+        self.health: HealthChecker | None = (
             None
             if health_check is None
             else HealthChecker(pool, health_check, frequency=health_check_frequency)

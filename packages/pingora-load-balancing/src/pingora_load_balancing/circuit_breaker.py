@@ -85,11 +85,11 @@ class BreakerAccount:
     __slots__ = ("address", "is_open", "pending", "requests", "retries")
 
     def __init__(self, address: PeerAddress) -> None:
-        self.address = address
-        self.pending = 0
-        self.requests = 0
-        self.retries = 0
-        self.is_open = False
+        self.address: PeerAddress = address
+        self.pending: int = 0
+        self.requests: int = 0
+        self.retries: int = 0
+        self.is_open: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -101,6 +101,12 @@ class BreakerAccount:
 @final
 class Permit:
     """Leave to send one request to a backend, until it is released.
+
+    Args:
+        breaker: What has given it.
+        backend: Where the request may go.
+        account: What the backend has to do already.
+        is_retry: Whether the request is a retry.
 
     Attributes:
         backend: Where it may go.
@@ -115,7 +121,7 @@ class Permit:
         self._breaker = breaker
         self._is_retry = is_retry
         self._is_pending = self._is_held = True
-        self.backend = backend
+        self.backend: Backend = backend
         account.pending += 1
         account.requests += 1
         if is_retry:
@@ -177,10 +183,11 @@ class CircuitBreaker:
     __slots__ = ("_accounts", "_most", "_most_pending", "limits", "open", "pool", "refused")
 
     def __init__(self, pool: Backends, limits: BreakerLimits | None = None) -> None:
-        self.pool = pool
-        self.limits = limits = BreakerLimits() if limits is None else limits
-        self.refused = 0
-        self.open = 0
+        self.pool: Backends = pool
+        limits = BreakerLimits() if limits is None else limits
+        self.limits: BreakerLimits = limits
+        self.refused: int = 0
+        self.open: int = 0
         self._most = min(
             _or_infinite(limits.max_requests),
             _or_infinite(limits.max_connections) * limits.requests_per_connection,

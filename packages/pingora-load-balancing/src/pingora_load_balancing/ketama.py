@@ -104,7 +104,7 @@ class Continuum:
         self._values = array("I")
         self._points = array("H" if len(buckets) <= 1 << 16 else "I")
         self._wanted = point_multiple * sum(bucket.weight for bucket in buckets)
-        self.halvings = (max(self._wanted - 1, 0) // max_points).bit_length()
+        self.halvings: int = (max(self._wanted - 1, 0) // max_points).bit_length()
         self._steps: Iterator[None] | None = self._build()
 
     def __len__(self) -> int:

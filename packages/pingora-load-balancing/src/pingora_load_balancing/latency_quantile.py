@@ -42,7 +42,7 @@ class LatencyQuantile:
         if size < 1 or not initially >= 0:
             msg = f"wanted size at least 1 and initially at least 0, not {size} and {initially}"
             raise ValueError(msg)
-        self.quantile = quantile
+        self.quantile: float = quantile
         self._size = size
         self._value = initially
         self._latencies: list[float] = []

@@ -57,7 +57,7 @@ class Selector:
     __slots__ = ("_build", "_is_held", "_rebuild", "_snapshot", "_unsubscribe", "pool")
 
     def __init__(self, pool: Backends, selection: SelectionBuilder = RoundRobin) -> None:
-        self.pool = pool
+        self.pool: Backends = pool
         self._build = selection
         self._snapshot: Snapshot = Slices(snapshot_of(pool.current, selection)).finish()
         self._rebuild: asyncio.Task[None] | None = None

@@ -41,11 +41,11 @@ class PoolTotals:
     __slots__ = ("active", "clock", "in_flight", "sound", "version")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.version = 0
-        self.in_flight = 0
-        self.active = 0
-        self.sound = 0
+        self.clock: Callable[[], float] = clock
+        self.version: int = 0
+        self.in_flight: int = 0
+        self.active: int = 0
+        self.sound: int = 0
 
     def count(self, state: BackendState) -> None:
         """Take a backend into `active` and `sound`.
@@ -115,17 +115,17 @@ class BackendState:
         is_healthy: bool = True,
         since: float = -math.inf,
     ) -> None:
-        self.backend = backend
-        self.totals = PoolTotals() if totals is None else totals
-        self.is_healthy = is_healthy
-        self.is_enabled = True
-        self.is_ejected = False
-        self.is_open = False
-        self.is_ready = is_healthy
-        self.in_flight = 0
+        self.backend: Backend = backend
+        self.totals: PoolTotals = PoolTotals() if totals is None else totals
+        self.is_healthy: bool = is_healthy
+        self.is_enabled: bool = True
+        self.is_ejected: bool = False
+        self.is_open: bool = False
+        self.is_ready: bool = is_healthy
+        self.in_flight: int = 0
         self.latency: float | None = None
-        self.latency_at = -math.inf
-        self.since = since
+        self.latency_at: float = -math.inf
+        self.since: float = since
 
     def __repr__(self) -> str:
         words = [
@@ -211,7 +211,7 @@ class Lease:
 
     def __init__(self, state: BackendState) -> None:
         self._state: BackendState | None = state
-        self.backend = state.backend
+        self.backend: Backend = state.backend
         state.in_flight += 1
         state.totals.in_flight += 1
 

@@ -195,6 +195,8 @@ class Exchange(RequestHalf[CTX]):
             ):
                 end = task.end
                 header = task.header
+                if self.record is not None:
+                    self.record.head_arrived(header.status)
                 boundaries = None
                 if not clean_response(header) and not end:
                     boundaries = boundaries_of(down.request, header)
@@ -251,6 +253,8 @@ class Exchange(RequestHalf[CTX]):
 
     async def _relay_header(self, header: ResponseHeader, *, end: bool) -> None:
         status = header.status
+        if self.record is not None and (status >= 200 or status == 101):
+            self.record.head_arrived(status)
         boundaries: Boundaries | None = None
         is_websocket = False
         if status == 101:

@@ -108,6 +108,17 @@ class HedgedAttempt(Generic[CTX]):
 
     # ------------------------------------------------------------------ the steps
 
+    async def run(self) -> None:
+        """Go all the way: to a winner, and to the end of its response.
+
+        Raises:
+            Error: As the steps do.
+        """
+        try:
+            await self.relay(await self.send_and_await_head())
+        finally:
+            await self.abandon()
+
     async def send_and_await_head(self) -> HeaderTask:
         """Make one try, or two, until there is a winner.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Generic
 
 from pingora_error import Error, ErrorSource, ErrorType
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pingora_http import RequestHeader
     from pingora_proxy._overrides import Overrides
     from pingora_proxy.hooks import ProxyHttp
+    from pingora_proxy.observe import Observers
+    from pingora_proxy.request_record import AttemptRecord
     from pingora_proxy.session import Session
 
 __all__ = ["RequestHalf"]
@@ -44,6 +47,8 @@ class RequestHalf(Generic[CTX]):
     _upload_error: Error | None = None
     _is_watching = False
     show_request: Callable[[RequestHeader], None] | None = None
+    # Where it notes when the final head has arrived.
+    record: AttemptRecord | None = None
     # Watches the client instead, where two exchanges have the same.
     watcher: Callable[[], None] | None = None
 
@@ -71,6 +76,17 @@ class RequestHalf(Generic[CTX]):
             or session.active_upstream_modules is not None
         ):
             self._filter_responses()
+
+    def observe(self, observers: Observers, record: AttemptRecord) -> None:
+        """Show the request to observers, and note when the response arrives; before it begins.
+
+        Args:
+            observers: They.
+            record: Of this attempt.
+        """
+        self.record = record
+        if observers.sees_requests:
+            self.show_request = partial(observers.upstream_request, self._session, record)
 
     def _filter_responses(self) -> None:
         self._filters = ResponseFilters(self._app, self._overrides, self._session, self._ctx)

@@ -1,7 +1,4 @@
-"""An attempt in steps: connection, head, response.
-
-It is one of the two of a hedged attempt, or one that is observed.
-"""
+"""An attempt in steps: connection, head, response; one of the two of a hedged attempt."""
 
 from __future__ import annotations
 
@@ -98,21 +95,6 @@ class Try(Generic[CTX]):
         self._is_reused = False
         self._exchange: Exchange[CTX] | None = None
         self._record: AttemptRecord | None = None
-
-    async def run(self) -> None:
-        """Go all the way, where there is no other try.
-
-        Raises:
-            Error: What it has failed with, as the callbacks have judged it.
-        """
-        try:
-            await self.reach_head()
-            if self.head is not None:
-                await self.relay(self.head)
-            elif self.error is not None:
-                raise self.error from self.error.cause
-        finally:
-            await self.end()
 
     def hold_back(self) -> None:
         """Relay no informational head from now on until it has won."""

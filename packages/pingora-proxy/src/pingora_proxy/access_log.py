@@ -154,7 +154,7 @@ class AccessLog(ProxyObserver):
         if session.route is not None:
             facts["route"] = session.route
         if record is not None and record.ended is not None:
-            facts["duration"] = round(record.ended - record.started, 6)
+            facts["duration"] = _micros(record.ended - record.started)
             if record.attempts:
                 facts["attempts"] = len(record.attempts)
                 facts["upstream"] = _upstream(record.attempts[-1])
@@ -202,11 +202,16 @@ def _upstream(attempt: AttemptRecord) -> dict[str, object]:
         facts["status"] = attempt.status
     if attempt.connected is not None:
         facts["reused"] = attempt.reused
-        facts["connect"] = round(attempt.connected - attempt.started, 6)
+        facts["connect"] = _micros(attempt.connected - attempt.started)
         if attempt.head is not None:
-            facts["wait"] = round(attempt.head - attempt.connected, 6)
+            facts["wait"] = _micros(attempt.head - attempt.connected)
     if attempt.ended is not None:
-        facts["duration"] = round(attempt.ended - attempt.started, 6)
+        facts["duration"] = _micros(attempt.ended - attempt.started)
     if attempt.error is not None:
         facts["error"] = str(attempt.error.etype)
     return facts
+
+
+def _micros(seconds: float) -> float:
+    # To the microsecond; round() takes ten times as long.
+    return int(seconds * 1e6) / 1e6

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AttemptRecord", "Observers", "ProxyObserver", "RequestRecord"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
@@ -101,7 +101,7 @@ class Observers:
         ]
         self._attempt_ended = [o.attempt_ended for o in observers if _overrides(o, "attempt_ended")]
         self._request_ended = [o.request_ended for o in observers if _overrides(o, "request_ended")]
-        self.failures = 0
+        self.failures: int = 0
 
     def request_started(self, session: Session) -> None:
         """Begin the record of a request.
@@ -129,6 +129,11 @@ class Observers:
         for told in self._attempt_started:
             self._tell(told, session, attempt)
         return attempt
+
+    @property
+    def sees_requests(self) -> bool:
+        """Whether anybody looks at the heads that are sent to upstreams."""
+        return bool(self._upstream_request)
 
     def upstream_request(
         self, session: Session, attempt: AttemptRecord, request: RequestHeader
@@ -175,7 +180,7 @@ class Observers:
             self.failures += 1
             # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
             if self.failures & (self.failures - 1) == 0:
-                logger.exception("an observer failed, %d times so far", self.failures)
+                _logger.exception("an observer failed, %d times so far", self.failures)
 
 
 def _overrides(observer: ProxyObserver, name: str) -> bool:

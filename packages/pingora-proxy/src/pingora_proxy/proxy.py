@@ -9,6 +9,7 @@ the connection is kept or closed. In between, ``_run_phases`` walks the phase ch
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Generic
 
 from pingora_cache.phase import CachePhase
@@ -17,21 +18,19 @@ from pingora_core.apps.http_app import HttpServerApp
 from pingora_core.connectors.http.connector import Connector
 from pingora_core.modules.chain import HttpModules
 from pingora_core.protocols.http.subrequest import SubrequestSession
-from pingora_error import Error, ErrorType, HTTPStatus
-from pingora_proxy._attempt import connect, judge
+from pingora_error import Error, HTTPStatus
+from pingora_proxy._attempt import connect, judge, observed
 from pingora_proxy._cache_exchange import exchange_for
 from pingora_proxy._cache_lookup import CacheLookup
+from pingora_proxy._endings import log_error, plain_page, tell_logging
 from pingora_proxy._exchange import Exchange
 from pingora_proxy._hedging import HedgedAttempt, can_be_hedged
 from pingora_proxy._overrides import Overrides
 from pingora_proxy._stored_responses import StoredResponses
-from pingora_proxy._try import Try, TryContext
 from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
 from pingora_proxy.observe import Observers
-from pingora_proxy.outcome import FailToProxy
 from pingora_proxy.session import ServiceParts, Session
-from pingora_proxy.status import default_status
 from pingora_proxy.subrequest import SubrequestSpawner
 
 if TYPE_CHECKING:
@@ -46,13 +45,13 @@ if TYPE_CHECKING:
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_http import ResponseHeader
     from pingora_proxy.hooks import ProxyHttp
-    from pingora_proxy.observe import ProxyObserver
+    from pingora_proxy.observe import AttemptRecord, ProxyObserver
     from pingora_proxy.outcome import HedgePlan
     from pingora_proxy.subrequest import SubrequestCtx
 
 __all__ = ["HttpProxy"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class HttpProxy(HttpServerApp, Generic[CTX]):
@@ -89,16 +88,16 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         observers: Sequence[ProxyObserver] = (),
     ) -> None:
         self.app = app
-        self.observers = Observers(observers) if observers else None
+        self.observers: Observers | None = Observers(observers) if observers else None
         self.load_shedder = load_shedder
-        self.connector = connector or Connector()
+        self.connector: Connector = connector or Connector()
         if server_options is not None:
             self.server_options = server_options
         self.max_retries = max_retries
         self.retry_buffer_size = retry_buffer_size
-        self.downstream_modules = HttpModules()
+        self.downstream_modules: HttpModules = HttpModules()
         app.init_downstream_modules(self.downstream_modules)
-        self.upstream_modules = HttpModules()
+        self.upstream_modules: HttpModules = HttpModules()
         app.init_upstream_modules(self.upstream_modules)
         self._parts = ServiceParts(self.downstream_modules, self.upstream_modules, new_cache)
         self._subrequests = SubrequestSpawner(self.process_new_http)
@@ -169,7 +168,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                     error = as_error(failure, own.phase)
             alive = error is None or await self._fail(own, error, ctx)
             if self._overrides.logging:
-                await self._log(own, error, ctx)
+                await tell_logging(self.app, own, error, ctx)
             return alive and await self._finish(own, ctx)
         finally:
             if own is not None and (permit or own.record or own.active_cache):
@@ -235,13 +234,11 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 plan = app.hedge_request(session, peer, ctx) if may_hedge else None
                 if plan is not None:
                     await self._hedged_attempt(session, peer, ctx, plan)
-                elif session.record is None:
+                elif self.observers is None:
                     await self._attempt(session, peer, ctx)
                 else:
-                    shared = TryContext(
-                        self.app, self._overrides, self.connector, session, ctx, self.observers
-                    )
-                    await Try(shared, peer).run()
+                    attempt = partial(self._attempt, session, peer, ctx)
+                    await observed(self.observers, session, peer, attempt)
                 return
             except Error as error:
                 if (
@@ -258,14 +255,16 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                             cache.disable(NoCacheReason.UPSTREAM_ERROR)  # nothing of it is used
                     raise
                 if not app.suppress_error_log(session, ctx, error):
-                    logger.warning(
+                    _logger.warning(
                         "Fail to proxy: %s, tries: %d, retry: true, %s",
                         error,
                         tries,
                         app.request_summary(session, ctx),
                     )
 
-    async def _attempt(self, session: Session, peer: HttpPeer, ctx: CTX) -> None:
+    async def _attempt(
+        self, session: Session, peer: HttpPeer, ctx: CTX, record: AttemptRecord | None = None
+    ) -> None:
         connector = self.connector  # a reload may put another one in its place meanwhile
         upgrade = session.downstream_session.is_upgrade_request
         upstream: ClientSession | None = connector.reused_http_session(peer, upgrade=upgrade)
@@ -273,12 +272,17 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if upstream is None:
             upstream = await connect(self.app, connector, session, peer=peer, ctx=ctx)
         session.set_upstream_session(upstream)
+        if record is not None:
+            record.connected_over(upstream.digest, reused=reused)
         try:
             if self._overrides.connected_to_upstream:
                 session.phase = "connected_to_upstream"
                 await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
             kind = Exchange if session.active_cache is None else exchange_for(session)
-            await kind(self.app, self._overrides, session, upstream, peer=peer, ctx=ctx).run()
+            exchange = kind(self.app, self._overrides, session, upstream, peer=peer, ctx=ctx)
+            if record is not None and self.observers is not None:
+                exchange.observe(self.observers, record)
+            await exchange.run()
         except Exception as error:  # noqa: BLE001 - a callback may raise anything
             judged = await judge(
                 self.app, session, upstream, error, peer=peer, ctx=ctx, reused=reused
@@ -290,20 +294,18 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
     async def _hedged_attempt(
         self, session: Session, peer: HttpPeer, ctx: CTX, plan: HedgePlan
     ) -> None:
+        app, overrides, connector = self.app, self._overrides, self.connector
         hedged = HedgedAttempt(
-            self.app,
-            self._overrides,
-            self.connector,
+            app,
+            overrides,
+            connector,
             session,
             peer=peer,
             ctx=ctx,
             plan=plan,
             observers=self.observers,
         )
-        try:
-            await hedged.relay(await hedged.send_and_await_head())
-        finally:
-            await hedged.abandon()
+        await hedged.run()
 
     # ------------------------------------------------------------- the ending
 
@@ -318,11 +320,16 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         try:
             outcome = await self.app.fail_to_proxy(session, error, ctx)
         except Exception as second:
-            logger.error("fail_to_proxy failed: %s", second, exc_info=second)
+            _logger.error("fail_to_proxy failed: %s", second, exc_info=second)
             session.set_page_filter(None)
-            outcome = await self._plain_page(session, error)
+            outcome = await plain_page(session, error)
         if not self.app.suppress_error_log(session, ctx, error):
-            self._log_error(session, error, outcome.error_code, ctx, phase=phase)
+            log_error(
+                error,
+                outcome.error_code,
+                phase=phase,
+                summary=lambda: self.app.request_summary(session, ctx),
+            )
         if outcome.response_completed:
             truncated = False
         if truncated or outcome.error_code == 0 or downstream.response_written is None:
@@ -332,44 +339,12 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             downstream.set_keepalive(None)
         return True
 
-    async def _plain_page(self, session: Session, error: Error) -> FailToProxy:
-        code = default_status(error) or 500
-        try:
-            await session.respond_error(code)
-        except Error:
-            return FailToProxy(error_code=0)
-        return FailToProxy(error_code=code)
-
-    def _log_error(
-        self, session: Session, error: Error, status: int, ctx: CTX, *, phase: str
-    ) -> None:
-        # A client that went away is nobody's fault here, and common.
-        level = logging.ERROR if status else logging.INFO
-        if not logger.isEnabledFor(level):
-            return
-        logger.log(
-            level,
-            "Fail to proxy: %s, status: %d, retry: false, phase: %s, %s",
-            error,
-            status,
-            phase,
-            self.app.request_summary(session, ctx),
-            exc_info=error.root_cause if error.root_etype is ErrorType.INTERNAL_ERROR else None,
-        )
-
-    async def _log(self, session: Session, error: Error | None, ctx: CTX) -> None:
-        session.phase = "logging"
-        try:
-            await self.app.logging(session, error, ctx)
-        except Exception as second:
-            logger.error("logging failed: %s", second, exc_info=second)
-
     async def _finish(self, session: Session, ctx: CTX) -> bool:
         downstream = session.downstream_session
         try:
             reusable = await downstream.finish()
         except Error as late:
-            logger.debug("a response could not be completed: %s", late)
+            _logger.debug("a response could not be completed: %s", late)
             downstream.shutdown()
             return False
         if reusable and self._overrides.persist_connection_context:

@@ -238,7 +238,7 @@ class RangeBody:
         self._index = 0
         self._jumped = -1
         self._position = 0
-        self.is_done = False
+        self.is_done: bool = False
 
     def next_jump(self) -> SingleRange | None:
         """Tell where to go on, for a source that can seek; it counts as done then.

@@ -45,8 +45,8 @@ class AttemptRecord:
     )
 
     def __init__(self, peer: HttpPeer, started: float) -> None:
-        self.peer = peer
-        self.started = started
+        self.peer: HttpPeer = peer
+        self.started: float = started
         self.connected: float | None = None
         self.reused: bool | None = None
         self.digest: Digest | None = None
@@ -54,6 +54,26 @@ class AttemptRecord:
         self.status: int | None = None
         self.ended: float | None = None
         self.error: Error | None = None
+
+    def connected_over(self, digest: Digest, *, reused: bool) -> None:
+        """Note that there is a connection now; the attempt's owner does.
+
+        Args:
+            digest: What is known of it.
+            reused: Whether it came from the pool.
+        """
+        self.connected = time.monotonic()
+        self.reused = reused
+        self.digest = digest
+
+    def head_arrived(self, status: int) -> None:
+        """Note that the final head is there now; the exchange does.
+
+        Args:
+            status: Its status.
+        """
+        self.head = time.monotonic()
+        self.status = status
 
 
 class RequestRecord:
@@ -71,8 +91,8 @@ class RequestRecord:
     __slots__ = ("attempts", "ended", "failed_in", "started", "started_at", "state")
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.started_at = time.time()
+        self.started: float = time.monotonic()
+        self.started_at: float = time.time()
         self.attempts: list[AttemptRecord] = []
         self.ended: float | None = None
         self.failed_in: str | None = None

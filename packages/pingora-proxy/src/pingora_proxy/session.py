@@ -115,9 +115,9 @@ class Session(SessionWriting):
         *,
         subrequest_ctx: SubrequestCtx | None = None,
     ) -> None:
-        self.downstream_session = downstream_session
-        self.load_permit = load_permit
-        self.phase = "new_ctx"
+        self.downstream_session: ServerSession = downstream_session
+        self.load_permit: RequestPermit | None = load_permit
+        self.phase: str = "new_ctx"
         self._parts = parts
         downstream, upstream, _ = parts
         self._modules_ctx: HttpModuleCtx | None = (
@@ -126,19 +126,19 @@ class Session(SessionWriting):
         self._upstream_modules_ctx: HttpModuleCtx | None = (
             upstream.build_ctx(downstream_session) if upstream.has_eager else None
         )
-        self.shutdown_watch = shutdown
+        self.shutdown_watch: ShutdownWatch = shutdown
         self.shutdown_note: str | None = None
         self.subrequest_spawner: SubrequestSpawner | None = None
         self._page_filter: Callable[[ResponseHeader], Awaitable[None]] | None = None
         self._upstream_compression: ResponseCompressionCtx | None = None
         self._upstream_session: ClientSession | None = None
         self._interrupter: Callable[[Error, HttpPeer | None], None] | None = None
-        self.subrequest_ctx = subrequest_ctx
+        self.subrequest_ctx: SubrequestCtx | None = subrequest_ctx
         self.record: RequestRecord | None = None
         self.route: str | None = None
         self._cache: HttpCache | None = None
-        self.ignore_downstream_range = False
-        self.upstream_headers_mutated_for_cache = False
+        self.ignore_downstream_range: bool = False
+        self.upstream_headers_mutated_for_cache: bool = False
 
     # ------------------------------------------------------------------ about
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ParentRequest", "SubrequestCtx", "SubrequestProcess", "SubrequestSpawner"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _MAX_RUNNING = 1024
 
@@ -74,7 +74,7 @@ class SubrequestCtx:
         cache_write_lock: WritePermit | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        self.user_ctx = user_ctx
+        self.user_ctx: object | None = user_ctx
         self._cache_write_lock = cache_write_lock
         self._on_end = on_end
 
@@ -149,7 +149,7 @@ class SubrequestSpawner:
         """
         ctx = ctx or SubrequestCtx()
         if len(self._tasks) >= self._max_running:
-            logger.warning("too many subrequests: %d run already", len(self._tasks))
+            _logger.warning("too many subrequests: %d run already", len(self._tasks))
             ctx.end()
             return False
         copy = SubrequestSession(
@@ -176,7 +176,7 @@ class SubrequestSpawner:
         try:
             await self._process(copy, shutdown, ctx)
         except Exception:
-            logger.exception("a subrequest failed: %s", copy.request_summary())
+            _logger.exception("a subrequest failed: %s", copy.request_summary())
 
     async def close(self) -> None:
         """Break off the subrequests that run, and wait for their end."""

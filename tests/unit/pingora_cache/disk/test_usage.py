@@ -20,15 +20,15 @@ def test_a_count_is_read_back(tmp_path: Path) -> None:
     two.open()
     assert two.read() is None
     one.write(Usage(1, 20, 30, 4))
-    assert two.read() == (1, 20, 30, 4)
+    assert two.read() == Usage(1, 20, 30, 4)
 
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert two.read() is None
     path.unlink()
     one.open()
-    one.write(Usage(2, 1, 1, 1))
+    one.write(Usage(2, 1, 1, 1, is_last=True))
     two.open()
-    assert two.read() == (2, 1, 1, 1)
+    assert two.read() == Usage(2, 1, 1, 1, is_last=True)
     one.close()
     two.close()
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pingora_proxy import Session
 
 
+# --8<-- [start:gate]
 class Gate(ProxyHttp[None]):
     """Lets those in who have a key."""
 
@@ -54,6 +55,10 @@ class Gate(ProxyHttp[None]):
         upstream_request.remove_header("x-key")
 
 
+# --8<-- [end:gate]
+
+
+# --8<-- [start:callback]
 async def test_one_callback_without_a_socket() -> None:
     """A filter is called with a session that remembers what was sent."""
     app = Gate()
@@ -67,6 +72,9 @@ async def test_one_callback_without_a_socket() -> None:
     assert friend.sent is None
 
 
+# --8<-- [end:callback]
+
+
 async def test_a_session_has_a_body_and_a_client() -> None:
     """The body is read like any other, once."""
     session = make_session("POST", "/x?y=1", [("Host", "a.test")], b"body", client="192.0.2.1:99")
@@ -78,6 +86,7 @@ async def test_a_session_has_a_body_and_a_client() -> None:
     assert not session.is_subrequest
 
 
+# --8<-- [start:whole]
 async def test_a_whole_proxy_between_a_client_and_an_origin() -> None:
     """Requests go through on real sockets, and the origin remembers them."""
     async with ScriptedOrigin() as origin:
@@ -94,6 +103,10 @@ async def test_a_whole_proxy_between_a_client_and_an_origin() -> None:
     assert origin.requests[1].header.get("x-key") is None
 
 
+# --8<-- [end:whole]
+
+
+# --8<-- [start:phases]
 async def test_phases_are_recorded_in_their_order() -> None:
     """Every callback is noted, overridden or not."""
     async with ScriptedOrigin() as origin:
@@ -110,6 +123,9 @@ async def test_phases_are_recorded_in_their_order() -> None:
         "logging",
     ]
     assert [name for name in phases if name in expected] == expected
+
+
+# --8<-- [end:phases]
 
 
 async def test_faults_of_an_origin_are_seen_as_such() -> None:
@@ -132,6 +148,7 @@ async def test_faults_of_an_origin_are_seen_as_such() -> None:
             assert (await proxy.get("/stream", key)).body == b"ab"
 
 
+# --8<-- [start:fixtures]
 async def test_the_fixtures_start_and_stop(
     scripted_origin: ScriptedOrigin,
     start_proxy: Callable[[ProxyHttp[None]], Awaitable[RunningProxy[None]]],
@@ -140,6 +157,9 @@ async def test_the_fixtures_start_and_stop(
     scripted_origin.on("*", reply(204))
     proxy = await start_proxy(Gate(scripted_origin.address))
     assert (await proxy.get("/", [("X-Key", "sesame")])).status == 204
+
+
+# --8<-- [end:fixtures]
 
 
 def test_a_fake_clock_moves_forward_only() -> None:

@@ -8,6 +8,7 @@ the kernel takes its lock away, and the next step of another process gets it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Final, final
@@ -31,6 +32,8 @@ _BUSY: Final = 0.005
 _FILLING: Final = 0.1
 _IDLE: Final = 0.5
 _SAVE: Final = 60.0
+# Nothing is counted while the state is saved: of a large one that takes seconds.
+_SAVE_SHARE: Final = 100.0
 
 
 @final
@@ -49,7 +52,7 @@ class Keeper:
         "_eviction",
         "_is_loaded",
         "_manager",
-        "_saved",
+        "_next_save",
         "_shop",
         "_stopping",
         "_task",
@@ -65,16 +68,20 @@ class Keeper:
         )
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._saved = 0.0
+        self._next_save = 0.0
         # Whether the list is worth saving.
         self._is_loaded = False
         self._stopping = False
         self._complaint = ""
 
-    async def start(self) -> None:
-        """Do the first step, and begin the task."""
+    def start(self) -> None:
+        """Begin the task; what the last count says is known at once.
+
+        Raises:
+            OSError: If that cannot be read.
+        """
         self._shop.nudge = self._woken.set
-        await self._turn()
+        self._shop.look()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -90,12 +97,11 @@ class Keeper:
         await self._shop.io.run(self._manager.resign)
 
     async def _run(self) -> None:
+        await self._turn()
         while not self._stopping:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._woken.wait()
-            except TimeoutError:
-                pass
             self._woken.clear()
             await self._turn()
 
@@ -123,7 +129,7 @@ class Keeper:
                 _logger.warning("the cache in %s cannot be kept up: %s", shop.tree.root, error)
         except Exception:  # nobody waits for this task, and it has to go on
             _logger.exception("the cache in %s cannot be kept up", shop.tree.root)
-        if self._is_loaded and self._clock() - self._saved >= _SAVE:
+        if self._is_loaded and self._clock() >= self._next_save:
             await self._save()
 
     def _work(self, touched: dict[bytes, None]) -> bool:
@@ -140,7 +146,7 @@ class Keeper:
         return manager.elect()
 
     async def _load(self) -> None:
-        self._saved = self._clock()
+        self._next_save = self._clock() + _SAVE
         try:
             await self._eviction.load(self._shop.tree.eviction)
         except Error as error:
@@ -148,8 +154,11 @@ class Keeper:
         self._is_loaded = True
 
     async def _save(self) -> None:
-        self._saved = self._clock()
+        began = self._clock()
         try:
+            await self._shop.io.run(self._manager.pause)
             await self._eviction.save(self._shop.tree.eviction)
-        except Error as error:
+        except (Error, OSError) as error:
             _logger.warning("the state of the cache in %s: %s", self._shop.tree.root, error)
+        now = self._clock()
+        self._next_save = now + max(_SAVE, _SAVE_SHARE * (now - began))

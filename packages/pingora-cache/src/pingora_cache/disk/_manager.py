@@ -27,6 +27,7 @@ from pingora_cache.disk._journal import JournalReader, Saying
 from pingora_cache.disk._shop import disk_size
 from pingora_cache.disk._tree import LEAVES, leaf_of
 from pingora_cache.disk._usage import Usage, UsageFile
+from pingora_cache.disk._writes import Writes
 from pingora_cache.key import CompactCacheKey
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ _logger = logging.getLogger(__name__)
 
 _BUDGET: Final = 0.05
 _RESCAN: Final = 3600.0
-# A write that nobody has locked is left behind; unless it has been made just now.
-_GRACE: Final = 1.0
 _LEFT_LOG: Final = re.compile(r"purges\.[0-9a-f]{16}")
 
 
@@ -69,12 +68,12 @@ class Manager:
     __slots__ = (
         "_at_start",
         "_clock",
-        "_dead",
         "_eviction",
         "_failure",
         "_fd",
         "_index",
         "_journals",
+        "_last",
         "_limits",
         "_next_scan",
         "_number",
@@ -83,6 +82,7 @@ class Manager:
         "_tree",
         "_usage",
         "_wanted",
+        "_writes",
         "is_busy",
         "is_filling",
         "objects",
@@ -112,12 +112,13 @@ class Manager:
         # By folder: small tables grow without a pause, and a walk compares one of them at a time.
         self._index: list[dict[bytes, int]] = [{} for _ in range(LEAVES)]
         self._journals: dict[str, JournalReader] = {}
-        self._dead: dict[str, tuple[int, float]] = {}
+        self._writes = Writes(self._tree)
         self._scan: Iterator[None] | None = None
         self._next_scan = 0.0
         self._at_start = 0
         self._number = 0
         self._wanted = 0
+        self._last = Usage(0, 0, 0, 0)
         self._failure: OSError | None = None
         self.used = self.objects = 0
 
@@ -193,13 +194,23 @@ class Manager:
         self._failure = None
         self._read_journals(end)
         self._walk(end)
-        filling = self._count_writes()
+        filling = self._writes.count(self._clock())
+        self.is_filling = self._writes.are_any
         self._evict(filling, end)
         self._number += 1
         self._usage.open()
-        self._usage.write(Usage(self._number, self._counted(), filling, self.objects))
+        self._last = Usage(self._number, self._counted(), filling, self.objects)
+        self._usage.write(self._last)
         if self._failure is not None:
             raise self._failure
+
+    def pause(self) -> None:
+        """Say that no step follows for a moment.
+
+        Raises:
+            OSError: If that cannot be said.
+        """
+        self._usage.write(self._last._replace(is_last=True))
 
     def _counted(self) -> int:
         return max(self.used, self._at_start)
@@ -359,40 +370,3 @@ class Manager:
                 self._eviction.access(key, size, 0.0)
         for slot in leaf.keys() - seen:
             self._look(slot, stored=False)
-
-    # ----------------------------------------------------------------------- the writes
-
-    def _count_writes(self) -> int:
-        filling = 0
-        now = self._clock()
-        seen = {}
-        for entry in self._tree.all_writes():
-            try:
-                size = entry.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:
-                continue
-            filling += disk_size(size)
-            before, since = self._dead.get(entry.path, (-1, now))
-            seen[entry.path] = (size, since if size == before else now)
-            if size == before and now - since >= _GRACE and _remove_dead(entry.path):
-                filling -= disk_size(size)
-        self._dead = seen
-        self.is_filling = bool(seen)
-        return filling
-
-
-def _remove_dead(path: str) -> bool:
-    # Whether it was left by a writer that has died.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(fd)

@@ -27,6 +27,7 @@ __all__ = ["Limits", "Shop", "disk_size"]
 _BLOCK: Final = 4096
 # How long a write waits for the manager to make room, and how often it looks.
 _PATIENCE: Final = 1.0
+_MORE_PATIENCE: Final = 10.0
 _LOOK: Final = 0.01
 _MOST_TOUCHED: Final = 65_536
 _MOST_SPARE: Final = 256 << 20
@@ -222,7 +223,8 @@ class Shop:
             self.look()
             if self._allowance.spend(size):
                 return True
-            if loop.time() > patience:
+            late = loop.time() - patience
+            if late > _MORE_PATIENCE or (late > 0 and not self._allowance.usage.is_last):
                 return False
             self.journal.ask(size)
             self.nudge()

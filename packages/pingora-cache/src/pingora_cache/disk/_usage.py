@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 __all__ = ["Allowance", "Usage", "UsageFile"]
 
-_RECORD: Final = Struct("<QQQQQ")
+_RECORD: Final = Struct("<QQQQ?7xQ")
 _CHECK: Final = Struct("<Q")
 _SHARE: Final = 8
 
@@ -29,12 +29,14 @@ class Usage(NamedTuple):
         used: Bytes of finished objects.
         filling: Bytes of those that are being written.
         objects: Finished objects.
+        is_last: Whether the next count will take a moment, since the manager saves its state.
     """
 
     number: int
     used: int
     filling: int
     objects: int
+    is_last: bool = False
 
 
 @final

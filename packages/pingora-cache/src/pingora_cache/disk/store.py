@@ -163,11 +163,11 @@ class DiskStorage(Storage):
     async def _open(self) -> None:
         try:
             await self._io.run(self._shop.open)
+            self._keeper.start()
         except OSError as error:
             await self._io.run(self._shop.close)
             context = f"the cache in {self._tree.root}"
             raise self._io.failed(error, ErrorType.FILE_OPEN_ERROR, context) from error
-        await self._keeper.start()
         self._is_open = not self._closed
 
     async def _be_open(self) -> None:

@@ -92,7 +92,7 @@ class FixedLimit:
     def __init__(self, limit: int) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
-        self.limit = limit
+        self.limit: int = limit
 
     def observe(self, latency: float, in_flight: int, now: float, *, is_failure: bool) -> None:
         """Learn nothing.
@@ -204,10 +204,10 @@ class GradientLimit:
         # Latencies of the window's intervals in which little was in flight: their sum and number.
         self._unloaded = (0.0, 0)
         self._stuck = 0
-        self.limit = initial_limit
-        self.floor = 0.0
-        self.latency = 0.0
-        self.probes = 0
+        self.limit: int = initial_limit
+        self.floor: float = 0.0
+        self.latency: float = 0.0
+        self.probes: int = 0
 
     def observe(self, latency: float, in_flight: int, now: float, *, is_failure: bool) -> None:
         """Learn how long a request took.

@@ -131,10 +131,10 @@ class LoadShedder:
         # Not for secrets: clients should only not come back together.
         self._rng = rng or random.Random()  # noqa: S311
         self._log_limit = LogLimit(rate=0.2, burst=1)
-        self.in_flight = 0
-        self.admitted = 0
-        self.shed = 0
-        self.exempt = 0
+        self.in_flight: int = 0
+        self.admitted: int = 0
+        self.shed: int = 0
+        self.exempt: int = 0
 
     @property
     def limit(self) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpServer", "Response", "ServeHttp"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Response:
@@ -48,8 +48,8 @@ class Response:
         body: bytes = b"",
         headers: Iterable[tuple[str | bytes, str | bytes]] = (),
     ) -> None:
-        self.header = ResponseHeader(status, headers=headers)
-        self.body = body
+        self.header: ResponseHeader = ResponseHeader(status, headers=headers)
+        self.body: bytes = body
         if status >= 200 and status not in {204, 304}:
             self.header.set_content_length(len(body))
 
@@ -172,7 +172,7 @@ class HttpServer(HttpServerApp):
         code = kind.code if isinstance(kind, HTTPStatus) else 500
         if code == 500 and error.esource is ErrorSource.DOWNSTREAM:
             code = 408 if kind is ErrorType.READ_TIMEDOUT else 400
-        logger.error(
+        _logger.error(
             "Fail to serve: %s, status: %d, %s",
             error,
             code,

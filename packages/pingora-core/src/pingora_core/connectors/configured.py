@@ -44,7 +44,7 @@ class Configured(Generic[C]):
         self._make = make
         self._made_from = _material(conf)
         self._retired: list[C] = []
-        self.connector = make(self._made_from[0])
+        self.connector: C = make(self._made_from[0])
 
     async def reload(self, conf: ServerConf) -> None:
         """Take over the settings of upstream connections, and the CA file if it was renewed.

@@ -33,6 +33,8 @@ from pingora_error import Error, ErrorSource, ErrorType
 from pingora_pool import ConnectionMeta, ConnectionPool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pingora_core.connectors.dns import Resolver
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.protocols.tls.alpn import AlpnOffer
@@ -59,10 +61,10 @@ class _Watcher:
         # Of the last peer that a stream of this number was found to lead to.
         self.address: PeerAddress | None = None
         self.meta: ConnectionMeta[ReuseKey] | None = None
-        self.deadline = Deadline(get_timers(), self._expired)
+        self.deadline: Deadline = Deadline(get_timers(), self._expired)
         # Bound once; binding a method for each release costs more than the call.
-        self.on_data = self._data
-        self.on_disconnect = self._disconnected
+        self.on_data: Callable[[], None] = self._data
+        self.on_disconnect: Callable[[], None] = self._disconnected
 
     def _data(self) -> None:
         self._connector.unexpected_data(self)
@@ -124,9 +126,9 @@ class TransportConnector:
         self._prefer_h1: OrderedDict[ReuseKey, float] = OrderedDict()
         self._is_closed = False
         self._is_retired = False
-        self.unexpected_data_connection_count = 0
-        self.connected_count = 0
-        self.reused_count = 0
+        self.unexpected_data_connection_count: int = 0
+        self.connected_count: int = 0
+        self.reused_count: int = 0
 
     # ---------------------------------------------------------------- getting
 

@@ -148,11 +148,11 @@ class ConnectionLimits:
         self._queue: dict[asyncio.Future[None], None] = {}
         self._is_holding = False
         self._log_limit = LogLimit(rate=0.2, burst=5)
-        self.current = 0
-        self.admitted = 0
-        self.refused_full = 0
-        self.refused_address = 0
-        self.held = 0
+        self.current: int = 0
+        self.admitted: int = 0
+        self.refused_full: int = 0
+        self.refused_address: int = 0
+        self.held: int = 0
 
     # ----------------------------------------------------------------- limits
 

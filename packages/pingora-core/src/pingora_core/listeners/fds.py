@@ -74,7 +74,7 @@ class ListenFds:
         *,
         is_lent: bool = False,
     ) -> None:
-        self.serves_backlog = True
+        self.serves_backlog: bool = True
         self._retry = retry
         self._source = source
         self._owns_files = True

@@ -157,7 +157,7 @@ class AcceptGuard:
         used: Callable[[], int] = open_files,
         limit: Callable[[], int | None] = file_limit,
     ) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._used = used
         self._limit = limit
         self._members: dict[Pausable, None] = {}

@@ -68,7 +68,7 @@ class Registry:
         self._families: dict[str, FamilyOf[Counter] | FamilyOf[Gauge] | FamilyOf[Histogram]] = {}
         self._sources: list[Source] = []
         self._overflows: dict[str, int] = {}
-        self.source_failures = 0
+        self.source_failures: int = 0
 
     # ---------------------------------------------------------------- making
 

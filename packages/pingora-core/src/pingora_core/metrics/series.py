@@ -124,8 +124,8 @@ class Histogram:
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.bounds: tuple[float, ...] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
         self.sum: float = 0
 
     def observe(self, value: float) -> None:
@@ -173,11 +173,11 @@ class FamilyOf(Generic[S]):
     def __init__(self, description: Description, make: Callable[[], S], max_series: int) -> None:
         if max_series < 1:
             raise ValueError(f"a metric has at least one series, not {max_series}")
-        self.description = description
+        self.description: Description = description
         self._make = make
         self._max_series = max_series
         self._series: dict[tuple[str, ...], S] = {}
-        self.overflows = 0
+        self.overflows: int = 0
 
     def __len__(self) -> int:
         return len(self._series)

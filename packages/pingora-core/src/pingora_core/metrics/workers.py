@@ -104,8 +104,8 @@ class WorkerMetrics:
     """
 
     def __init__(self, registry: Registry | None = None, *, interval: float = 1.0) -> None:
-        self.registry = Registry() if registry is None else registry
-        self.publish_failures = 0
+        self.registry: Registry = Registry() if registry is None else registry
+        self.publish_failures: int = 0
         self._interval = interval
         self._records = Records()
         self._lag = LoopLag(self.registry)

@@ -147,7 +147,7 @@ class ResponseCompressionBuilder(HttpModuleBuilder):
         self._preserve_etag = preserve_etag
         self._preference = tuple(preference)
         self._max_decoded = max_decoded
-        self.lazy = level == 0 and not decompress
+        self.lazy: bool = level == 0 and not decompress
         self._new_ctx()  # A bad value shows now, not in a request.
 
     @classmethod

@@ -110,7 +110,7 @@ class GrpcWebBridgeBuilder(HttpModuleBuilder):
 
     def __init__(self, *, enabled: bool = False, order: int = 0) -> None:
         self._enabled = enabled
-        self.lazy = not enabled
+        self.lazy: bool = not enabled
         self.order = order
 
     def init(self) -> GrpcWebBridge:

@@ -72,11 +72,15 @@ class _Rules:
         tells_allowed: bool,
         page: RefusalPage | None,
     ) -> None:
-        self.enforced = tuple(each for each in policies if not each.is_shadow)
-        self.shadows = tuple(each for each in policies if each.is_shadow)
-        self.status = status
-        self.tells_allowed = tells_allowed
-        self.page = page
+        self.enforced: tuple[RateLimitPolicy, ...] = tuple(
+            each for each in policies if not each.is_shadow
+        )
+        self.shadows: tuple[RateLimitPolicy, ...] = tuple(
+            each for each in policies if each.is_shadow
+        )
+        self.status: int = status
+        self.tells_allowed: bool = tells_allowed
+        self.page: RefusalPage | None = page
 
 
 class RateLimiter(HttpModule):
@@ -255,7 +259,7 @@ class RateLimiterBuilder(HttpModuleBuilder):
         page: RefusalPage | None = None,
         order: int = _ORDER,
     ) -> None:
-        self.policies = tuple(policies)
+        self.policies: tuple[RateLimitPolicy, ...] = tuple(policies)
         if len({each.name for each in self.policies}) < len(self.policies):
             msg = f"policies have names of their own, not {[each.name for each in self.policies]}"
             raise ValueError(msg)
@@ -263,7 +267,7 @@ class RateLimiterBuilder(HttpModuleBuilder):
             msg = f"a refusal has a status from 400 to 599, not {status}"
             raise ValueError(msg)
         self.order = order
-        self.lazy = not self.policies
+        self.lazy: bool = not self.policies
         self._rules = _Rules(
             self.policies, status=status, tells_allowed=fields_on_allowed, page=page
         )

@@ -69,10 +69,20 @@ class LocalLimiter(Protocol):
         """Seconds in which that much is allowed."""
 
     def acquire(self, key: str | bytes, cost: int = 1, /) -> Verdict:
-        """Ask, and take what is asked for if it is allowed."""
+        """Ask, and take what is asked for if it is allowed.
+
+        Args:
+            key: Who asks.
+            cost: How much is asked for.
+        """
 
     def peek(self, key: str | bytes, cost: int = 1, /) -> Verdict:
-        """Ask without taking."""
+        """Ask without taking.
+
+        Args:
+            key: Who asks.
+            cost: How much is asked for.
+        """
 
 
 class RemoteLimiter(Protocol):
@@ -87,7 +97,12 @@ class RemoteLimiter(Protocol):
         """Seconds in which that much is allowed."""
 
     async def acquire(self, key: str | bytes, cost: int = 1, /) -> Verdict:
-        """Ask, and take what is asked for if it is allowed."""
+        """Ask, and take what is asked for if it is allowed.
+
+        Args:
+            key: Who asks.
+            cost: How much is asked for.
+        """
         ...
 
 
@@ -188,12 +203,12 @@ class RateLimitPolicy:
         if not timeout > 0:
             msg = f"a limiter gets more than 0 seconds to answer, not {timeout}"
             raise ValueError(msg)
-        self.name = name
-        self.label = string(name)
-        self.counts = RateLimitCounts()
-        self.is_shadow = shadow
-        self.fails_open = fails_open
-        self.timeout = timeout
+        self.name: str = name
+        self.label: bytes = string(name)
+        self.counts: RateLimitCounts = RateLimitCounts()
+        self.is_shadow: bool = shadow
+        self.fails_open: bool = fails_open
+        self.timeout: float = timeout
         self.local: LocalLimiter | None = None
         self.remote: RemoteLimiter | None = None
         if _is_remote(limiter):
@@ -204,7 +219,7 @@ class RateLimitPolicy:
         self._cost = cost
         self._exempt = exempt
         self._partition_key = partition_key
-        self.item = policy_item(self.label, limiter.limit, limiter.window, unit)
+        self.item: bytes = policy_item(self.label, limiter.limit, limiter.window, unit)
         self._clock = clock
         self._logs: dict[str, _Log] = {}
 
@@ -274,12 +289,12 @@ class RateLimitCheck:
     __slots__ = ("_cost", "_key", "has_failed", "partition", "policy", "verdict")
 
     def __init__(self, policy: RateLimitPolicy, key: str | bytes, cost: int) -> None:
-        self.policy = policy
-        self.partition = b""
+        self.policy: RateLimitPolicy = policy
+        self.partition: bytes = b""
         self._key = key
         self._cost = cost
         self.verdict: Verdict | None = None
-        self.has_failed = False
+        self.has_failed: bool = False
 
     def peek(self) -> bool:
         """Ask a local limiter without taking anything.

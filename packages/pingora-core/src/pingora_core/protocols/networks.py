@@ -44,8 +44,8 @@ class TrustedNetworks:
 
         # The same few proxies connect all the time.
         self._contains_host = lru_cache(maxsize=1024)(contains_host)
-        self.is_empty = not parsed and not unix
-        self.unix = unix
+        self.is_empty: bool = not parsed and not unix
+        self.unix: bool = unix
 
     def contains(self, client: SocketAddress | None) -> bool:
         """Tell whether a client is trusted.

@@ -89,13 +89,13 @@ class SslDigest:
         certificate: CertificateFacts | Callable[[], CertificateFacts] | None = None,
         ja4: str | Callable[[], str | None] | None = None,
     ) -> None:
-        self.cipher = cipher
-        self.version = version
-        self.alpn = alpn
-        self.sni = sni
-        self.group = group
-        self.resumed = resumed
-        self.verified = verified
+        self.cipher: str = cipher
+        self.version: str = version
+        self.alpn: bytes = alpn
+        self.sni: str | None = sni
+        self.group: str | None = group
+        self.resumed: bool = resumed
+        self.verified: bool = verified
         self._ja4 = ja4
         self.extension: object | None = None
         self._certificate = certificate

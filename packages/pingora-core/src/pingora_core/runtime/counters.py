@@ -22,7 +22,7 @@ class ProcessCounters:
     __slots__ = ("requests",)
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests: int = 0
 
 
 #: This process's own.

@@ -34,8 +34,8 @@ class ShutdownWatch:
     __slots__ = ("_callbacks", "_stream_callbacks", "is_ending_streams", "is_shutting_down")
 
     def __init__(self) -> None:
-        self.is_shutting_down = False
-        self.is_ending_streams = False
+        self.is_shutting_down: bool = False
+        self.is_ending_streams: bool = False
         # Ordered sets: connections come and go by the thousand and unsubscribe in O(1).
         self._callbacks: dict[object, Callable[[], None]] = {}
         self._stream_callbacks: dict[object, Callable[[], None]] = {}

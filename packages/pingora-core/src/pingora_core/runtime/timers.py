@@ -86,9 +86,9 @@ class Timers:
     ) -> None:
         if not granularity > 0:
             raise ValueError(f"granularity must be positive, not {granularity}")
-        self.scheduler = scheduler
-        self.granularity = granularity
-        self.clock = clock if clock is not None else scheduler.time
+        self.scheduler: Scheduler = scheduler
+        self.granularity: float = granularity
+        self.clock: Callable[[], float] = clock if clock is not None else scheduler.time
         self._buckets: dict[int, set[Deadline]] = {}
 
     def arm(self, deadline: Deadline, expiry: float) -> tuple[set[Deadline], float]:

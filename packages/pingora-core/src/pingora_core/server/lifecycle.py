@@ -65,7 +65,7 @@ class Lifecycle:
         host: LifecycleHost | None = None,
         is_leader: bool = True,
     ) -> None:
-        self.conf = conf
+        self.conf: ServerConf = conf
         self._phases = phases
         self._host = LifecycleHost() if host is None else host
         self._fds = fds

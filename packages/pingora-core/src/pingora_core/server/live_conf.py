@@ -46,7 +46,7 @@ class LiveConfiguration:
 
     def __init__(self, opt: Opt, conf: ServerConf | None) -> None:
         self.callbacks: list[ReloadCallback] = []
-        self.has_changed = False
+        self.has_changed: bool = False
         self._opt = opt
         self._is_given = conf is not None
         # The folder of the process may change when it goes to the background.
@@ -59,7 +59,7 @@ class LiveConfiguration:
             conf = conf.merge_with_opt(opt)
             conf.validate()
         check_configuration(conf, upgrade=opt.upgrade).conclude(say if opt.test else None)
-        self.current = conf
+        self.current: ServerConf = conf
         self._folder = Path.cwd()
         # A supervisor that is left with one worker is one still.
         self._is_supervised = conf.is_supervised

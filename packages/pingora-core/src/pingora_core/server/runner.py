@@ -66,7 +66,7 @@ class ServiceRunner:
         is_leader: bool = True,
         uniform: Callable[[], float] = random.random,  # noqa: S311 - spreads load
     ) -> None:
-        self.conf = conf
+        self.conf: ServerConf = conf
         self.fds = fds
         self.failure: Error | None = None
         self.uniform = uniform

@@ -57,7 +57,7 @@ class Server:
     """
 
     def __init__(self, opt: Opt | None = None, conf: ServerConf | None = None) -> None:
-        self.options = Opt() if opt is None else opt
+        self.options: Opt = Opt() if opt is None else opt
         self._graph = ServiceGraph()
         self._phases = PhaseAnnouncer()
         self._is_bootstrapped = False

@@ -58,13 +58,27 @@ class RunHost(Protocol):
         """Random numbers from 0 to 1."""
 
     def run_is_ready(self, run: ServiceRun) -> None:
-        """Be told that a service is ready, again after each restart."""
+        """Be told that a service is ready, again after each restart.
+
+        Args:
+            run: Its run.
+        """
 
     def run_has_failed(self, run: ServiceRun, error: Error, *, is_start: bool) -> None:
-        """Be told that a service failed and is not started again."""
+        """Be told that a service failed and is not started again.
+
+        Args:
+            run: Its run.
+            error: Why it failed.
+            is_start: Whether it was not ready yet.
+        """
 
     def run_has_ended(self, run: ServiceRun) -> None:
-        """Be told that nothing of a service runs any more."""
+        """Be told that nothing of a service runs any more.
+
+        Args:
+            run: Its run.
+        """
 
 
 @final
@@ -104,12 +118,12 @@ class ServiceRun:
     def __init__(
         self, handle: ServiceHandle, dependencies: tuple[ServiceRun, ...], host: RunHost
     ) -> None:
-        self.handle = handle
-        self.state = ServiceState.WAITING
-        self.settled = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.has_been_ready = False
-        self.is_on_probation = True
+        self.handle: ServiceHandle = handle
+        self.state: ServiceState = ServiceState.WAITING
+        self.settled: asyncio.Event = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
+        self.has_been_ready: bool = False
+        self.is_on_probation: bool = True
         self._dependencies = dependencies
         self._host = host
         self._switch = ShutdownSwitch()

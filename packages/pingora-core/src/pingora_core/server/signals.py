@@ -101,8 +101,11 @@ class UnixShutdownSignalWatch:
     """Listens to the signals of the operating system.
 
     They are SIGINT (fast shutdown), SIGTERM (graceful), SIGQUIT (graceful upgrade), SIGHUP
-    (reload), SIGUSR1 (reopen logs) and SIGUSR2 (start a successor). To be used as a context manager, around the time in which signals should be heard, in the
-    main thread with the event loop running.
+    (reload), SIGUSR1 (reopen logs) and SIGUSR2 (start a successor). To be used as a context manager,
+    around the time in which signals should be heard, in the main thread with the event loop running.
+
+    Attributes:
+        SIGNALS: What each signal asks for.
     """
 
     __slots__ = ("_loop", "_received")

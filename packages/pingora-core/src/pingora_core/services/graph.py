@@ -35,7 +35,7 @@ class ServiceHandle:
     __slots__ = ("_dependencies", "_graph", "service")
 
     def __init__(self, graph: ServiceGraph, service: Service) -> None:
-        self.service = service
+        self.service: Service = service
         self._graph = graph
         # Keys only: a set that keeps the order of declaration.
         self._dependencies: dict[ServiceHandle, None] = {}

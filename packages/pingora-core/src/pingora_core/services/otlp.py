@@ -92,9 +92,9 @@ class OtlpMetrics(BackgroundService):
             OTLPMetricExporter,
         )
 
-        self.sent = 0
-        self.failed = 0
-        self.skipped = 0
+        self.sent: int = 0
+        self.failed: int = 0
+        self.skipped: int = 0
         self._registry = registry
         self._make: Callable[[], _Exporter] = partial(
             OTLPMetricExporter, endpoint=endpoint, timeout=timeout

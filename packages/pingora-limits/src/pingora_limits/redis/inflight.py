@@ -147,7 +147,7 @@ class RedisInflight(Running):
         self._lease = lease
         self._link = Link(client, timeout=timeout, name=name, clock=clock)
         self._name = name
-        self.max_memory = (600 + 8 * HASHES * SLOTS_PER_KEY) * expected_keys
+        self.max_memory: int = (600 + 8 * HASHES * SLOTS_PER_KEY) * expected_keys
         self.forget()
         forget_after_fork(self)
 

@@ -105,7 +105,7 @@ class RedisTokenBucket(Running):
         self._max_waiting = max_waiting
         # Buckets of another size are other buckets.
         self._prefix = f"pingora:{{{name}:{rate!r}:{burst}}}:".encode()
-        self.local = 0
+        self.local: int = 0
         self.forget()
         forget_after_fork(self)
 

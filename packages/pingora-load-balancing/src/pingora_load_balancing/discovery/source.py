@@ -121,11 +121,11 @@ class Source(ABC):
         if not interval > 0:
             msg = f"interval must be more than 0 seconds, not {interval}"
             raise ValueError(msg)
-        self.options = _DEFAULTS if options is None else options
+        self.options: SourceOptions = _DEFAULTS if options is None else options
         self.answer: Discovered | None = None
         self.last_error: Error | None = None
         self.last_success: float | None = None
-        self.failures = 0
+        self.failures: int = 0
         self._interval = interval
         self._flaw: Error | None = None
         self._loss_since: float | None = None

@@ -55,20 +55,20 @@ class HealthRecord:
     )
 
     def __init__(self, state: BackendState) -> None:
-        self.state = state
-        self.successes = 0
-        self.failures = 0
-        self.inconclusive = 0
-        self.streak = 0
-        self.flips = 0
-        self.is_checking = False
+        self.state: BackendState = state
+        self.successes: int = 0
+        self.failures: int = 0
+        self.inconclusive: int = 0
+        self.streak: int = 0
+        self.flips: int = 0
+        self.is_checking: bool = False
         self.last_check: float | None = None
-        self.last_duration = 0.0
+        self.last_duration: float = 0.0
         self.last_error: Error | None = None
         self.last_error_at: float | None = None
         self.last_flip: float | None = None
         # Its place in the schedule; 0 for none.
-        self.ticket = 0
+        self.ticket: int = 0
 
     @property
     def backend(self) -> Backend:

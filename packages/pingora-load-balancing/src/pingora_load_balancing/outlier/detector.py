@@ -97,10 +97,10 @@ class OutlierDetector(BackgroundService):
         *,
         ejection_changed: EjectionChanged | None = None,
     ) -> None:
-        self.pool = pool
-        self.settings = OutlierSettings() if settings is None else settings
-        self.ejections = 0
-        self.spared = 0
+        self.pool: Backends = pool
+        self.settings: OutlierSettings = OutlierSettings() if settings is None else settings
+        self.ejections: int = 0
+        self.spared: int = 0
         self._ejection_changed = ejection_changed
         self._clock = SteadyClock(pool.clock)
         self._records: dict[BackendState, Record] = {}

@@ -41,7 +41,7 @@ class HedgedAttempts:
         self._attempts = attempts
         self._session = session
         self._choose = choose
-        self.delay = delay
+        self.delay: float = delay
 
     async def choose(self) -> HttpPeer | None:
         """Begin the second attempt.

@@ -64,7 +64,7 @@ class Attempts:
     def __init__(self, failover: Failover) -> None:
         self._failover = failover
         self.backend: Backend | None = None
-        self.count = 0
+        self.count: int = 0
         self._tried: tuple[PeerAddress, ...] = ()
         # Attempts that met a connection which had been dead before.
         self._stale = 0

@@ -95,12 +95,12 @@ class RetryBudget:
         if not 0 < window < math.inf:
             msg = f"window must be more than 0 seconds, and finite, not {window}"
             raise ValueError(msg)
-        self.ratio = ratio
-        self.min_per_second = min_per_second
-        self.window = window
-        self.requests = 0
-        self.retries = 0
-        self.refused = 0
+        self.ratio: float = ratio
+        self.min_per_second: float = min_per_second
+        self.window: float = window
+        self.requests: int = 0
+        self.retries: int = 0
+        self.refused: int = 0
         self._clock = SteadyClock(clock)
         self._slot = window / _SLOTS
         self._epoch = self._clock()

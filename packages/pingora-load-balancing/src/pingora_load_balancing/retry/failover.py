@@ -84,12 +84,12 @@ class Failover:
         if isinstance(hedge_after, (float, int)) and not 0 <= hedge_after < math.inf:
             msg = f"hedge_after must be at least 0 seconds, and finite, not {hedge_after}"
             raise ValueError(msg)
-        self.balancer = balancer
-        self.policy = RetryPolicy() if policy is None else policy
-        self.budget = RetryBudget() if budget is None else budget
-        self.breaker = breaker
-        self.failure_statuses = failure_statuses
-        self.max_iterations = max_iterations
-        self.sleep = sleep
-        self.hedge_after = hedge_after
-        self.hedges = 0
+        self.balancer: Selector = balancer
+        self.policy: RetryPolicy = RetryPolicy() if policy is None else policy
+        self.budget: RetryBudget = RetryBudget() if budget is None else budget
+        self.breaker: CircuitBreaker | None = breaker
+        self.failure_statuses: Container[int] = failure_statuses
+        self.max_iterations: int = max_iterations
+        self.sleep: Callable[[float], Awaitable[None]] = sleep
+        self.hedge_after: float | LatencyQuantile | None = hedge_after
+        self.hedges: int = 0

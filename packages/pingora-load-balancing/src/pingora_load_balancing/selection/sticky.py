@@ -146,7 +146,7 @@ class StickyCookie:
         secret: bytes = b"",
         attributes: str = "Path=/; HttpOnly; SameSite=Lax",
     ) -> None:
-        self.name = name
+        self.name: str = name
         self._secret = secret
         self._attributes = attributes.encode()
 

@@ -71,7 +71,7 @@ class Guard:
     def __init__(self, token: str | None, allowed_hosts: Collection[str] = ()) -> None:
         self._allowed_hosts = frozenset(name.lower().rstrip(".") for name in allowed_hosts)
         self._token = None if token is None else _digest(token)
-        self.refused = 0
+        self.refused: int = 0
 
     @property
     def asks_for_token(self) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsgiApplication"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class _Cycle(Protocol):
@@ -62,7 +62,7 @@ class AsgiApplication:
         self._app = app
         self._root_path = root_path
         self._lifespan = Lifespan(app, timeout=lifespan_timeout)
-        self.failures = 0
+        self.failures: int = 0
 
     async def startup(self) -> None:
         """Start the application.
@@ -131,7 +131,7 @@ class AsgiApplication:
             raise
         except Exception as problem:
             self.failures += 1
-            logger.exception("an ASGI application failed")
+            _logger.exception("an ASGI application failed")
             if cycle.is_complete:
                 return  # frameworks answer with a page of their own first
             error = application_error("the application failed", cause=problem)

@@ -25,13 +25,27 @@ class ResponseWriter(Protocol):
     """Where a response goes: a session of a proxy, or one of a server."""
 
     async def write_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
-        """Send a response head."""
+        """Send a response head.
+
+        Args:
+            header: The head.
+            end: Whether nothing follows.
+        """
 
     async def write_response_body(self, data: bytes | None, *, end: bool = False) -> None:
-        """Send a piece of the response body."""
+        """Send a piece of the response body.
+
+        Args:
+            data: The piece; None for none.
+            end: Whether it is the last.
+        """
 
     async def write_response_trailers(self, trailers: HeaderMap) -> None:
-        """Send the trailers and end the message."""
+        """Send the trailers and end the message.
+
+        Args:
+            trailers: The fields.
+        """
 
 
 class HttpCycle:
@@ -56,7 +70,7 @@ class HttpCycle:
         self._body_ended = False
         self._request_read = False
         self._gone: asyncio.Event | None = None
-        self.is_complete = False
+        self.is_complete: bool = False
 
     async def receive(self) -> Message:
         """Give the application the next piece of the request body, or the end of the connection.

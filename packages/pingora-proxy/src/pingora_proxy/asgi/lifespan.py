@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lifespan"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Lifespan:
@@ -74,9 +74,9 @@ class Lifespan:
             (self._stopped, task), timeout=self._timeout, return_when="FIRST_COMPLETED"
         )
         if self._stopped.done() and (failure := self._stopped.result()) is not None:
-            logger.error("the application failed at its shutdown: %s", failure)
+            _logger.error("the application failed at its shutdown: %s", failure)
         elif not self._stopped.done() and not task.done():
-            logger.error("the application did not stop in %s s", self._timeout)
+            _logger.error("the application did not stop in %s s", self._timeout)
         await self._end()
 
     async def _end(self) -> None:
@@ -95,10 +95,10 @@ class Lifespan:
             await self._app(scope, self._receive, self._send)
         except Exception as error:
             if self._started is not None and self._started.done():
-                logger.exception("the lifespan of the application failed")
+                _logger.exception("the lifespan of the application failed")
             else:
                 # The specification's way of saying that there is no lifespan.
-                logger.debug("the application has no lifespan: %r", error)
+                _logger.debug("the application has no lifespan: %r", error)
 
     async def _receive(self) -> Message:
         self._asked += 1

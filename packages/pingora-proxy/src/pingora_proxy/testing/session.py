@@ -79,7 +79,11 @@ class _FakeDownstream(SubrequestSession):
 
 
 class FakeSession(Session):
-    """A session without a connection: what a callback sends is kept in ``sent``."""
+    """A session without a connection: what a callback sends is kept in ``sent``.
+
+    Args:
+        downstream: What stands for the client; `make_session` makes it.
+    """
 
     __slots__ = ("_fake",)
 

@@ -37,8 +37,8 @@ class SentryReports(ProxyObserver):
 
     def __init__(self, *, max_reports: int = 1000) -> None:
         self._max_reports = max_reports
-        self.reported = 0
-        self.suppressed = 0
+        self.reported: int = 0
+        self.suppressed: int = 0
 
     def request_ended(self, session: Session, error: Error | None) -> None:
         """Report a fault.

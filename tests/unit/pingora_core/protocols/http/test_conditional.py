@@ -137,6 +137,18 @@ def _ok(*fields: tuple[str, str], status: int = 200) -> ResponseHeader:
         ),
         pytest.param(_get(("If-Modified-Since", _DATE)), _ok(), False, id="no date"),
         pytest.param(
+            _get(("If-Modified-Since", _DATE)), _ok(("Date", _DATE)), True, id="made before"
+        ),
+        pytest.param(
+            _get(("If-Modified-Since", _EARLIER)), _ok(("Date", _DATE)), False, id="made since"
+        ),
+        pytest.param(
+            _get(("If-Modified-Since", _LATER)),
+            _ok(("Last-Modified", "yesterday"), ("Date", _DATE)),
+            False,
+            id="bad date, made before",
+        ),
+        pytest.param(
             _get(("If-Modified-Since", "yesterday")),
             _ok(("Last-Modified", _DATE)),
             False,

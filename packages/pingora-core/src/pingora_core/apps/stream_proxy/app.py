@@ -63,8 +63,10 @@ class StreamProxyApp(ServerApp, Generic[CTX]):
         max_retries: int = 16,
     ) -> None:
         self.app = app
-        self.connector = TransportConnector() if connector is None else connector
-        self.options = StreamProxyOptions() if options is None else options
+        self.connector: TransportConnector = (
+            TransportConnector() if connector is None else connector
+        )
+        self.options: StreamProxyOptions = StreamProxyOptions() if options is None else options
         self._setup = Setup(app, Overrides(app), self.connector, self.options, max_retries)
         self._log_limit = LogLimit()
 

@@ -53,8 +53,8 @@ class Traffic:
     __slots__ = ("received", "sent")
 
     def __init__(self) -> None:
-        self.received = 0
-        self.sent = 0
+        self.received: int = 0
+        self.sent: int = 0
 
 
 class StreamSession:
@@ -96,17 +96,17 @@ class StreamSession:
     )
 
     def __init__(self, downstream: Stream, shutdown: ShutdownWatch) -> None:
-        self.downstream = downstream
+        self.downstream: Stream = downstream
         self.upstream: Stream | None = None
         self.client_hello: ClientHello | None = None
         self.peer: Peer | None = None
-        self.attempts = 0
+        self.attempts: int = 0
         self.connect_time: float | None = None
         self.ending: StreamEnding | None = None
-        self.phase = "new_ctx"
-        self.shutdown_watch = shutdown
-        self.upload = Traffic()
-        self.download = Traffic()
+        self.phase: str = "new_ctx"
+        self.shutdown_watch: ShutdownWatch = shutdown
+        self.upload: Traffic = Traffic()
+        self.download: Traffic = Traffic()
         self._started = time.monotonic()
         self._ended: float | None = None
 

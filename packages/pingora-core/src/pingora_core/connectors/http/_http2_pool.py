@@ -39,11 +39,11 @@ class _Entry:
         self, pool: Http2Pool, connection: ClientConnection, meta: ConnectionMeta[ReuseKey]
     ) -> None:
         self._pool = pool
-        self.connection = connection
-        self.meta = meta
+        self.connection: ClientConnection = connection
+        self.meta: ConnectionMeta[ReuseKey] = meta
         self.idle_timeout: float | None = None
-        self.is_idle = False
-        self.deadline = Deadline(get_timers(), connection.close)
+        self.is_idle: bool = False
+        self.deadline: Deadline = Deadline(get_timers(), connection.close)
         connection.on_room = self._has_room
         connection.on_retired = self._is_retired
 
@@ -70,7 +70,7 @@ class Http2Pool:
         self._spare: dict[ReuseKey, dict[int, _Entry]] = {}
         self._idle: ConnectionPool[ReuseKey, _Entry] = ConnectionPool(size)
         self._numbers = itertools.count()
-        self.reused_count = 0
+        self.reused_count: int = 0
 
     def __len__(self) -> int:
         return len(self._entries)

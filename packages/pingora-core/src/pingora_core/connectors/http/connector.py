@@ -57,8 +57,8 @@ class Connector:
     ) -> None:
         if options is None:
             options = ConnectorOptions()
-        self.transport = TransportConnector(options)
-        self.http2 = Http2Connector(
+        self.transport: TransportConnector = TransportConnector(options)
+        self.http2: Http2Connector = Http2Connector(
             self.transport, pool_size=options.keepalive_pool_size, engine=http2_engine
         )
         self._parser = get_parser(http1_parser)

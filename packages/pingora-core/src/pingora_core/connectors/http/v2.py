@@ -92,8 +92,8 @@ class Http2Connector:
     def __init__(
         self, transport: TransportConnector, *, pool_size: int, engine: EngineName = "h2"
     ) -> None:
-        self.pool = Http2Pool(pool_size)
-        self.stats = Http2Stats()
+        self.pool: Http2Pool = Http2Pool(pool_size)
+        self.stats: Http2Stats = Http2Stats()
         self.ping_timeout = _PING_TIMEOUT
         self._transport = transport
         self._engine: EngineName = engine

@@ -80,8 +80,8 @@ class TlsAcceptor:
         self._contexts = make_contexts(settings)
         self._settings = settings
         self.handshakes: dict[str, int] = {}
-        self.resumed = 0
-        self.failures = 0
+        self.resumed: int = 0
+        self.failures: int = 0
         # Once and not for each connection: whether there is anything to await.
         kind = TlsAccept if settings.callbacks is None else type(settings.callbacks)
         self._decides = kind.certificate_callback is not TlsAccept.certificate_callback

@@ -52,9 +52,9 @@ class PendingHandshake:
     __slots__ = ("alpn", "client_auth", "digest")
 
     def __init__(self, digest: Digest, alpn: AlpnOffer, client_auth: ClientAuth | None) -> None:
-        self.digest = digest
-        self.alpn = alpn
-        self.client_auth = client_auth
+        self.digest: Digest = digest
+        self.alpn: AlpnOffer = alpn
+        self.client_auth: ClientAuth | None = client_auth
 
 
 class TlsAccept:

@@ -48,12 +48,12 @@ class ServerCertificate:
         names: tuple[str, ...] | None,
         ocsp_response: OcspResponse | None,
     ) -> None:
-        self.fixed_names = names
+        self.fixed_names: tuple[str, ...] | None = names
         self.watched: list[WatchedFiles] = []
         self.ocsp_response = ocsp_response
-        self.cert_key = cert_key
+        self.cert_key: CertKey = cert_key
         self.names: tuple[str, ...] = ()
-        self.kind = KeyKind.EC
+        self.kind: KeyKind = KeyKind.EC
         self.hold(cert_key)
 
     def hold(self, cert_key: CertKey) -> None:

@@ -64,8 +64,8 @@ class ClientTrust:
         authorities: CaBundle,
         revocations: tuple[x509.CertificateRevocationList, ...] = (),
     ) -> None:
-        self.authorities = authorities
-        self.revocations = revocations
+        self.authorities: CaBundle = authorities
+        self.revocations: tuple[x509.CertificateRevocationList, ...] = revocations
         digest = hashlib.sha256()
         for certificate in authorities.certificates:
             digest.update(certificate.fingerprint(SHA256()))
@@ -107,9 +107,9 @@ class ClientAuth:
         if depth < 0:
             msg = f"the depth of a chain is 0 or more, not {depth}"
             raise ValueError(msg)
-        self.trust = trust
-        self.mode = mode
-        self.depth = depth
+        self.trust: ClientTrust = trust
+        self.mode: ClientAuthMode = mode
+        self.depth: int = depth
         self.watched: list[WatchedFiles] = []
 
     @classmethod

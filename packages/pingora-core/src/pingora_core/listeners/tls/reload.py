@@ -55,7 +55,7 @@ class WatchedFiles:
     __slots__ = ("_load", "_stamp", "paths")
 
     def __init__(self, paths: Iterable[Path], load: Callable[[], Apply]) -> None:
-        self.paths = tuple(paths)
+        self.paths: tuple[Path, ...] = tuple(paths)
         self._load = load
         self._stamp = self._look()
 

@@ -96,7 +96,7 @@ class MessageTracker:
     __slots__ = ("_left", "_prefix", "at_boundary")
 
     def __init__(self) -> None:
-        self.at_boundary = True
+        self.at_boundary: bool = True
         # The beginning of a prefix, and what is left of a message whose prefix is known.
         self._prefix = b""
         self._left = 0

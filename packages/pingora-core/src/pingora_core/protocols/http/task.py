@@ -39,8 +39,8 @@ class HeaderTask:
     __slots__ = ("end", "header")
 
     def __init__(self, header: ResponseHeader, end: bool) -> None:  # noqa: FBT001 - Pingora's tuple
-        self.header = header
-        self.end = end
+        self.header: ResponseHeader = header
+        self.end: bool = end
 
     def __repr__(self) -> str:
         return f"HeaderTask({self.header!r}, end={self.end})"
@@ -58,8 +58,8 @@ class BodyTask:
     __slots__ = ("data", "end")
 
     def __init__(self, data: bytes | None, end: bool) -> None:  # noqa: FBT001 - Pingora's tuple
-        self.data = data
-        self.end = end
+        self.data: bytes | None = data
+        self.end: bool = end
 
     def __repr__(self) -> str:
         size = 0 if self.data is None else len(self.data)
@@ -78,8 +78,8 @@ class UpgradedBodyTask:
     __slots__ = ("data", "end")
 
     def __init__(self, data: bytes | None, end: bool) -> None:  # noqa: FBT001 - Pingora's tuple
-        self.data = data
-        self.end = end
+        self.data: bytes | None = data
+        self.end: bool = end
 
     def __repr__(self) -> str:
         size = 0 if self.data is None else len(self.data)
@@ -99,7 +99,7 @@ class TrailerTask:
     end = True
 
     def __init__(self, trailers: HeaderMap | None) -> None:
-        self.trailers = trailers
+        self.trailers: HeaderMap | None = trailers
 
     def __repr__(self) -> str:
         return f"TrailerTask({self.trailers!r})"
@@ -130,7 +130,7 @@ class FailedTask:
     end = True
 
     def __init__(self, error: Error) -> None:
-        self.error = error
+        self.error: Error = error
 
     def __repr__(self) -> str:
         return f"FailedTask({self.error!r})"

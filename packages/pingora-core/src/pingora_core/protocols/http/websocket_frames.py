@@ -30,8 +30,8 @@ class FrameTracker:
     __slots__ = ("_head", "_left", "at_boundary", "has_close")
 
     def __init__(self) -> None:
-        self.at_boundary = True
-        self.has_close = False
+        self.at_boundary: bool = True
+        self.has_close: bool = False
         # The beginning of a frame's head, and what is left of a frame whose head is known.
         self._head = b""
         self._left = 0

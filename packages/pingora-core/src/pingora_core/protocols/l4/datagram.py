@@ -94,6 +94,12 @@ class DatagramSender(Protocol):
 class Datagram:
     """One datagram that has arrived.
 
+    Args:
+        data: What it holds.
+        sender: Where it came from.
+        endpoint: What has received it.
+        control: What the kernel told about its way; None where it was not asked.
+
     Attributes:
         data: What it holds; may be empty.
         sender: Where it came from, as the `socket` module has it.
@@ -105,9 +111,9 @@ class Datagram:
     def __init__(
         self, data: bytes, sender: SockAddr, endpoint: DatagramSender, control: Control | None
     ) -> None:
-        self.data = data
-        self.sender = sender
-        self.endpoint = endpoint
+        self.data: bytes = data
+        self.sender: SockAddr = sender
+        self.endpoint: DatagramSender = endpoint
         self._control = control
 
     @property

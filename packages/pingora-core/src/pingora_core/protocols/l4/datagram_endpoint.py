@@ -97,8 +97,8 @@ class DatagramEndpoint:
     ) -> None:
         address = socket_address_from_sockname(sock.getsockname())
         assert isinstance(address, InetAddress)
-        self.address = address
-        self.counts = DatagramCounts()
+        self.address: InetAddress = address
+        self.counts: DatagramCounts = DatagramCounts()
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._fd = sock.fileno()

@@ -231,6 +231,9 @@ class RecordReader(RecordStream):
         elif self.on_data is not None:
             self.on_data()
 
+    def _call_nobody(self) -> None:
+        self.on_data = self.on_session = None
+
     def _fail_reading(self, error: SSL.Error) -> None:
         self._is_over = True
         if isinstance(error, SSL.ZeroReturnError):

@@ -293,7 +293,8 @@ class TlsStream(RecordReader):
         self._outgoing.clear()
         self._outgoing_size = 0
         self._withheld = False
-        self.on_data = self.on_session = self._on_disconnect = None
+        self._on_disconnect = None
+        self._call_nobody()
         # Breaks the circle of references with the inner stream.
         self._inner.on_data = None
         self._inner.set_on_disconnect(None)

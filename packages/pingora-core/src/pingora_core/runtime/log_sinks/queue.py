@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogQueue"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _BATCH: Final = 512
 _LINGER: Final = 0.05
@@ -50,9 +50,9 @@ class LogQueue:
         self._is_closing = threading.Event()
         self._reopen = False
         self._thread: threading.Thread | None = None
-        self.written = 0
-        self.dropped = 0
-        self.failures = 0
+        self.written: int = 0
+        self.dropped: int = 0
+        self.failures: int = 0
 
     def put(self, line: bytes) -> None:
         """Add a line; never waits.
@@ -97,7 +97,7 @@ class LogQueue:
         thread.join(timeout)
         if thread.is_alive():
             self.dropped += len(self._lines)
-            logger.warning("%d log lines were left unwritten", len(self._lines))
+            _logger.warning("%d log lines were left unwritten", len(self._lines))
 
     # ------------------------------------------------------------------ the thread
 
@@ -136,7 +136,7 @@ class LogQueue:
             self.dropped += len(batch)
             # One that fails for hours is in the log the 1st, 2nd, 4th, 8th ... time.
             if self.failures & (self.failures - 1) == 0:
-                logger.warning(
+                _logger.warning(
                     "log lines could not be written, %d were dropped so far: %s",
                     self.dropped,
                     error,

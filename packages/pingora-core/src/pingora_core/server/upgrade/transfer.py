@@ -105,6 +105,12 @@ class Predecessor:
     Processes that are forked while it is open close their copy of it, so that the predecessor
     notices when this one ends.
 
+    Args:
+        connection: To the predecessor; closed with this.
+        pid: The predecessor's process.
+        version: Of its package.
+        sockets: The listening sockets by address key.
+
     Attributes:
         sockets: The listening sockets by address key, checked; whoever takes them closes them.
         pid: The predecessor's process.
@@ -118,9 +124,9 @@ class Predecessor:
         self, connection: socket.socket, pid: int, version: str, sockets: dict[str, socket.socket]
     ) -> None:
         self._connection = connection
-        self.pid = pid
-        self.version = version
-        self.sockets = sockets
+        self.pid: int = pid
+        self.version: str = version
+        self.sockets: dict[str, socket.socket] = sockets
         self.shared: frozenset[str] = frozenset()
 
     @classmethod

@@ -217,7 +217,11 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 @final
 class Channel:
-    """One end of the line; made in pairs by `pair`."""
+    """One end of the line; made in pairs by `pair`.
+
+    Args:
+        sock: The socket; closed with this.
+    """
 
     __slots__ = ("_sock",)
 

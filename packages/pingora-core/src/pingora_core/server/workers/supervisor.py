@@ -85,7 +85,7 @@ class Supervisor(LifecycleHost):
         self._watch = signals
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self.crew = Crew(conf.current, fds, loop, self._changed.set)
+        self.crew: Crew = Crew(conf.current, fds, loop, self._changed.set)
         self._reloads = ReloadRound(self.crew)
         self._orders = Orders(self, phases, self._changed.set)
         self._is_forced = False

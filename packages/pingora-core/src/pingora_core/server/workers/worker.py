@@ -83,7 +83,7 @@ class WorkerLink(LifecycleHost):
     """
 
     def __init__(self, channel: Channel, conf: ServerConf, inherited: ListenFds) -> None:
-        self.fds = inherited.for_worker(self)
+        self.fds: ListenFds = inherited.for_worker(self)
         self._channel = channel
         self._conf = conf
         self._signals: deque[ServerSignal] = deque()

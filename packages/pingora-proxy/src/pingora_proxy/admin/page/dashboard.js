@@ -1,6 +1,7 @@
-// The page: asks the server every two seconds and shows what it says.
+// The page: asks the server every two seconds, or as often as ?every=SECONDS says, and shows what
+// comes back.
 
-const PERIOD = 2000;
+const PERIOD = 1000 * Math.min(Math.max(Number(new URLSearchParams(location.search).get("every")) || 2, 0.2), 60);
 const WINDOW = 10;
 const MOST_ROWS = 300;
 const TOKEN = "pingora-admin-token";
@@ -33,6 +34,8 @@ async function call(method, path, body) {
 
 // ------------------------------------------------------------------------------ asking
 
+const pause = () => failures ? Math.max(PERIOD, Math.min(PERIOD * 2 ** failures, 20000)) : PERIOD;
+
 async function poll() {
   clearTimeout(timer);
   if (isPaused || document.hidden) return;
@@ -46,15 +49,14 @@ async function poll() {
     failures += 1;
     lose(error);
   }
-  timer = setTimeout(poll, failures ? Math.min(PERIOD * 2 ** failures, 20000) : PERIOD);
+  timer = setTimeout(poll, pause());
 }
 
 function lose(error) {
   const reason = error.status ? error.message : error.name === "TimeoutError" ? "no answer in time" : "the server cannot be reached";
   status("bad", "Disconnected");
   byId("board").classList.add("stale");
-  const wait = Math.min(PERIOD * 2 ** failures, 20000) / 1000;
-  banner(`Disconnected: ${reason}. What is shown is old. Trying again every ${wait}${THIN}s.`);
+    banner(`Disconnected: ${reason}. What is shown is old. Trying again in ${format("span", Math.ceil(pause() / 1000))}.`);
   if (failures === 1) announce(`Disconnected: ${reason}`);
 }
 
@@ -152,18 +154,18 @@ function most(key) {
 
 function showTiles(answer) {
   const point = points[points.length - 1] ?? {};
-  const noted = (kind, key) => most(key) === null ? "no data yet" : `at most ${format(kind, most(key))}`;
+  const noted = (kind, key) => most(key) === null ? "no data yet" : `peak ${format(kind, most(key))}`;
   tiles.rate("rate", point.rate, noted("rate", "rate"));
   const share = point.faultShare;
-  tiles.faults("share", share, point.serverFaults === undefined ? "no data yet" : `${format("rate", point.serverFaults)} with 5xx or no answer`, share > 0.01 ? "bad" : share > 0 ? "warn" : "");
-  tiles.slow("seconds", point.p99, point.p50 === null || point.p50 === undefined ? "no requests lately" : `half are below ${format("seconds", point.p50)}`);
+  tiles.faults("share", share, point.serverFaults === undefined ? "no data yet" : `${format("rate", point.serverFaults)}`, share > 0.01 ? "bad" : share > 0 ? "warn" : "");
+  tiles.slow("seconds", point.p99, point.p50 === null || point.p50 === undefined ? "no requests lately" : `half below ${format("seconds", point.p50)}`);
   tiles.active("count", point.active ?? answer.traffic?.active, noted("count", "active"));
   tiles.connections("count", answer.traffic?.connections, noted("count", "connections"));
   const rows = Object.values(answer.backends).flat();
   const ready = rows.filter((row) => row.is_ready).length;
   tiles.ready("count", rows.length ? ready : null, rows.length ? `of ${rows.length}` : "none are shown", rows.length && ready === 0 ? "bad" : ready < rows.length ? "warn" : "");
   const [served, asked] = cacheCounts(answer.caches);
-  tiles.cached("share", point.cached, asked ? `${format("share", served / asked)} since the start` : "no cache is asked");
+  tiles.cached("share", point.cached, asked ? `${format("share", served / asked)} in all` : "no cache is asked");
 }
 
 let plots = null;

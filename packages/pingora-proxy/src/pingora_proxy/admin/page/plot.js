@@ -20,6 +20,7 @@ function put(element, text) {
 }
 
 const SPAN = 300;
+const LEAST_SPAN = 60;
 
 // The end of an axis and its step: 1, 2 or 5 times a power of ten.
 function ticks(highest) {
@@ -33,6 +34,8 @@ function ticks(highest) {
   }
   return marks;
 }
+
+const ago = (seconds) => seconds < 120 ? `−${Math.round(seconds)}${THIN}s` : `−${significant(seconds / 60).replace(/\.?0+$/, "")}${THIN}min`;
 
 class Plot {
   // series: [{ key, label, look }]; kind: how its numbers are written; top: the least that the axis
@@ -64,7 +67,7 @@ class Plot {
   point(event) {
     const { x, width } = this.area();
     const share = (event.clientX - this.canvas.getBoundingClientRect().left - x) / width;
-    const wanted = this.end() - SPAN * (1 - share);
+    const wanted = this.end() - this.span() * (1 - share);
     this.cursor = share < 0 || this.points.length === 0 ? null : this.points.reduce(
       (best, each) => Math.abs(each.time - wanted) < Math.abs(best.time - wanted) ? each : best);
     this.render();
@@ -72,6 +75,11 @@ class Plot {
 
   end() {
     return this.points.length ? this.points[this.points.length - 1].time : 0;
+  }
+
+  // It grows with what is known, so that the first minute fills the plot.
+  span() {
+    return this.points.length ? Math.min(Math.max(this.end() - this.points[0].time, LEAST_SPAN), SPAN) : LEAST_SPAN;
   }
 
   area() {
@@ -87,14 +95,15 @@ class Plot {
     const highest = Math.max(this.top, ...all);
     const marks = this.limit ? [0, this.limit / 2, this.limit] : ticks(highest);
     const last = marks[marks.length - 1];
-    const across = (time) => x + width * (1 - (this.end() - time) / SPAN);
+    const span = this.span();
+    const across = (time) => x + width * (1 - (this.end() - time) / span);
     const up = (value) => y + height * (1 - Math.min(value, last) / last);
     const parts = [];
     for (const mark of marks) {
       parts.push(draw("line", { class: "grid", x1: x, x2: x + width, y1: up(mark), y2: up(mark) }));
-      parts.push(draw("text", { class: "axis", x: x - 0.5 * em, y: up(mark) + 0.25 * em, "text-anchor": "end" }, format(this.kind, mark)));
+      parts.push(draw("text", { class: "axis", x: x - 0.5 * em, y: up(mark) + 0.25 * em, "text-anchor": "end" }, format(this.kind, mark).replace(/\.0+(?=\D)/, "")));
     }
-    for (const [share, text, anchor] of [[0, "−5 min", "start"], [0.6, "−2 min", "middle"], [1, "now", "end"]]) {
+    for (const [share, text, anchor] of [[0, ago(span), "start"], [0.5, ago(span / 2), "middle"], [1, "now", "end"]]) {
       parts.push(draw("text", { class: "axis", x: x + width * share, y: y + height + 1.25 * em, "text-anchor": anchor }, text));
     }
     this.series.forEach(({ key, look }, at) => {

@@ -72,7 +72,7 @@ class GrpcWebCtx:
     __slots__ = ("_decoder", "_missing_status", "_text", "state")
 
     def __init__(self) -> None:
-        self.state = GrpcWebState.DISABLED
+        self.state: GrpcWebState = GrpcWebState.DISABLED
         self._decoder: Base64StreamDecoder | None = None
         self._missing_status: bytes | None = None
         self._text = False

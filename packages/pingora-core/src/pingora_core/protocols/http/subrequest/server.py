@@ -43,7 +43,7 @@ class SubrequestSession(ServerSession):
         server_addr: SocketAddress | None = None,
         digest: Digest | None = None,
     ) -> None:
-        self.request = request.copy()
+        self.request: RequestHeader = request.copy()
         self.request.remove_headers(_BODY_FIELDS | _CONNECTION_FIELDS)
         self._client_addr = client_addr
         self._server_addr = server_addr

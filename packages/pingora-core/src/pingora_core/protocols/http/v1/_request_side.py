@@ -95,10 +95,11 @@ class RequestSide(ClientRequest):
             request; None to leave that to the client. How a server that stops decides late.
     """
 
-    is_idle = False
-    is_refused = False
-    last_request = False
-    head_size = 0
+    request: RequestHeader
+    is_idle: bool = False
+    is_refused: bool = False
+    last_request: bool = False
+    head_size: int = 0
     goes_on: Callable[[], bool] | None = None
     _continue_pending = False
     _keepalive = False
@@ -110,7 +111,7 @@ class RequestSide(ClientRequest):
     def __init__(self, stream: Stream, options: Http1Options) -> None:
         self.stream = stream
         self._options = options
-        self.idle_timeout = options.keepalive_timeout
+        self.idle_timeout: float | None = options.keepalive_timeout
 
     # ------------------------------------------------------------------ about
 

@@ -117,10 +117,10 @@ class BodyReader:
         self._state = _LINE
         self._pending = b""
         self._overhead = 0
-        self.is_done = length == 0
-        self.excess = b""
+        self.is_done: bool = length == 0
+        self.excess: bytes = b""
         self.trailers: HeaderMap | None = None
-        self.bytes_read = 0
+        self.bytes_read: int = 0
 
     def feed(self, data: bytes) -> bytes:
         """Decode bytes that have arrived.

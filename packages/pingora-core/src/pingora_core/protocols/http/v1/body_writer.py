@@ -37,9 +37,9 @@ class BodyWriter:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self.bytes_written = 0
-        self.is_done = False
-        self.has_overflowed = False
+        self.bytes_written: int = 0
+        self.is_done: bool = False
+        self.has_overflowed: bool = False
 
     def encode(self, data: bytes) -> bytes:
         """Encode a piece of payload.

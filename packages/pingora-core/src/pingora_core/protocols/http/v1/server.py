@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Http1Options", "HttpSession", "placeholder_request"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 _CLOSE = b"Connection: close\r\n\r\n"
@@ -82,7 +82,7 @@ class HttpSession(RequestSide):
         if timeout is None:
             self._keepalive = False
         else:
-            self.idle_timeout = timeout or None
+            self.idle_timeout: float | None = timeout or None
 
     # ---------------------------------------------------------------- writing
 
@@ -98,7 +98,7 @@ class HttpSession(RequestSide):
                 Content-Length is malformed.
         """
         if self._response is not None:
-            logger.warning("a second response header (%d) was dropped", header.status)
+            _logger.warning("a second response header (%d) was dropped", header.status)
             return
         status = header.status
         if header.version is not _HTTP_11:
@@ -218,7 +218,7 @@ class HttpSession(RequestSide):
         room = self._promised - self._sent
         if len(data) <= room:
             return data
-        logger.warning("%d bytes beyond Content-Length were dropped", len(data) - room)
+        _logger.warning("%d bytes beyond Content-Length were dropped", len(data) - room)
         return data[:room]
 
     def send_response_trailers(self, trailers: HeaderMap | None) -> None:

@@ -50,7 +50,7 @@ class ClientStream(Http2Stream):
 
     def __init__(self, carrier: ClientCarrier) -> None:
         super().__init__(carrier, 0)
-        self.carrier = carrier
+        self.carrier: ClientCarrier = carrier
         self._is_cut = False
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.v2._stream import Http2Stream
     from pingora_core.protocols.http.v2.headers import DecodedRequest
-    from pingora_http import HeaderMap
+    from pingora_http import HeaderMap, RequestHeader
 
 __all__ = ["RequestSide"]
 
@@ -47,7 +47,7 @@ class RequestSide(ClientRequest):
         self._protocol: bytes | None = None
         self._body_done = True
         if decoded is None:
-            self.request = placeholder_request()
+            self.request: RequestHeader = placeholder_request()
             self._upgrade_request = False
             self._has_body = False
             return

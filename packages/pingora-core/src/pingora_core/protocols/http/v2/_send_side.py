@@ -56,7 +56,7 @@ class SendSide(ABC):
     def __init__(self, stream: Stream, options: Http2Options) -> None:
         self.stream = stream
         self.options = options
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.streams: dict[int, Http2Stream] = {}
         self.is_open = True
         self._library = load_library(options.engine)

@@ -71,16 +71,16 @@ class Http2Stream:
     )
 
     def __init__(self, connection: Carrier[Http2Stream], stream_id: int) -> None:
-        self.id = stream_id
-        self.connection = connection
+        self.id: int = stream_id
+        self.connection: Carrier[Http2Stream] = connection
         self.error: Error | None = None
         self.reset_code: int | None = None
-        self.body_received = 0
-        self.expected = -1
-        self.is_receive_closed = False
-        self.is_send_closed = False
+        self.body_received: int = 0
+        self.expected: int = -1
+        self.is_receive_closed: bool = False
+        self.is_send_closed: bool = False
         self.outgoing: bytes | memoryview | bytearray = b""
-        self.ends_after_outgoing = False
+        self.ends_after_outgoing: bool = False
         self.trailers_after_outgoing: Fields | None = None
         self._heads: list[Head] = []
         self._body: bytes | bytearray = b""

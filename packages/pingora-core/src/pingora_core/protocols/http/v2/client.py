@@ -56,7 +56,7 @@ class HttpSession(RequestSender):
     _response: ResponseHeader | None = None
     _length = -1
     _received = 0
-    wants_h1 = False
+    wants_h1: bool = False
 
     # ------------------------------------------------------------------ about
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # The library's events and what handles them; only servers hear of requests.
 _HANDLERS: Final = {
@@ -60,7 +60,7 @@ class Connection(ReceiveSide):
 
     def __init__(self, stream: Stream, options: Http2Options) -> None:
         super().__init__(stream, options)
-        self.is_draining = False
+        self.is_draining: bool = False
         self.sent_goaway: int | None = None
         self.failure: Error | None = None
         self.linger: float | None = None
@@ -224,23 +224,23 @@ class Connection(ReceiveSide):
         if getattr(cause, "error_code", None) == ErrorCode.ENHANCE_YOUR_CALM:
             floods = self.options.stats.floods
             floods["header list"] = floods.get("header list", 0) + 1
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("HTTP/2 connection ended: %s", error)
+        if _logger.isEnabledFor(logging.INFO):
+            _logger.info("HTTP/2 connection ended: %s", error)
         try:
             self._write_encoded()
         except Error:
-            logger.debug("the peer was gone before it could be told")
+            _logger.debug("the peer was gone before it could be told")
         self._end(error)
 
     def _give_up(self, code: int, debug: bytes) -> None:
         """End the connection because of what the peer has done."""
         error = Error(ErrorType.H2_ERROR, debug.decode("ascii"))
-        logger.info("HTTP/2 connection ended: %s", error)
+        _logger.info("HTTP/2 connection ended: %s", error)
         try:
             self._write_encoded()
             self.stream.write(goaway_frame(self._engine.highest_inbound_stream_id, code, debug))
         except Error:
-            logger.debug("the peer was gone before it could be told")
+            _logger.debug("the peer was gone before it could be told")
         self._end(error)
 
     def _disconnected(self) -> None:
@@ -268,7 +268,7 @@ class Connection(ReceiveSide):
                 self.sent_goaway = last
                 self.stream.write(goaway_frame(last, ErrorCode.NO_ERROR))
         except Error:
-            logger.debug("the peer was gone before it could be told")
+            _logger.debug("the peer was gone before it could be told")
         self._end(Error(ErrorType.CONNECTION_CLOSED, "this side closed the HTTP/2 connection"))
 
     def _end(self, error: Error) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpSession"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class HttpSession(RequestSide):
@@ -68,7 +68,7 @@ class HttpSession(RequestSide):
                 Content-Length is malformed, or promises a body that does not come.
         """
         if self._response is not None:
-            logger.warning("a second response header (%d) was dropped", header.status)
+            _logger.warning("a second response header (%d) was dropped", header.status)
             return
         status = header.status
         if status < 200:
@@ -142,7 +142,7 @@ class HttpSession(RequestSide):
         if self._promised >= 0:
             room = self._promised - self._sent
             if len(piece) > room:
-                logger.warning("%d bytes beyond Content-Length were dropped", len(piece) - room)
+                _logger.warning("%d bytes beyond Content-Length were dropped", len(piece) - room)
                 piece = piece[:room]
             if end:
                 self._check_promise(len(piece))
