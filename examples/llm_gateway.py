@@ -119,9 +119,8 @@ class Gateway(ProxyHttp[Ctx]):
     async def upstream_response_filter(
         self, session: Session, upstream_response: ResponseHeader, ctx: Ctx
     ) -> None:
-        status = upstream_response.status
-        if (status == 429 or status >= 500) and len(ctx.providers) > 1:
-            raise Error.up(HTTPStatus(status), "the next provider is asked")
+        if upstream_response.status in {429, *range(500, 600)} and ctx.providers[1:]:
+            raise Error.up(HTTPStatus(upstream_response.status), "the next provider is asked")
 
     async def fail_to_connect(
         self, session: Session, peer: HttpPeer, ctx: Ctx, error: Error
@@ -131,7 +130,9 @@ class Gateway(ProxyHttp[Ctx]):
     async def error_while_proxy(
         self, peer: HttpPeer, session: Session, error: Error, ctx: Ctx, client_reused: bool
     ) -> Error:
-        if error.esource is ErrorSource.UPSTREAM and not session.response_written:
+        error.decide_reuse(client_reused)  # a kept connection was dead: the same provider again
+        is_early = error.esource is ErrorSource.UPSTREAM and not session.response_written
+        if is_early and not error.should_retry:
             ctx.providers.pop(0)
             error.set_retry(bool(ctx.providers))
         return error
@@ -141,9 +142,8 @@ class Gateway(ProxyHttp[Ctx]):
     ) -> bytes | None:
         if body and not ctx.tail and session.record:
             self.first_token.labels().observe(time.monotonic() - session.record.started)
-        if body:
-            ctx.size += len(body)
-            ctx.tail = (ctx.tail + body)[-2048:]  # the usage comes last
+        ctx.size += len(body or b"")
+        ctx.tail = (ctx.tail + (body or b""))[-2048:]  # the usage comes last
         return body
 
     async def logging(self, session: Session, error: Error | None, ctx: Ctx) -> None:

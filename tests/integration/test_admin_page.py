@@ -134,7 +134,9 @@ async def test_numbers_come_with_their_units(browser: Browser) -> None:
         assert "10.0%" in tiles
         assert "p99" in tiles
         assert "ms" in tiles
-        label = str(await tab.run("document.querySelector('.canvas svg').getAttribute('aria-label')"))
+        label = str(
+            await tab.run("document.querySelector('.canvas svg').getAttribute('aria-label')")
+        )
         assert label.startswith("Requests in the last five minutes: all ")
         assert await tab.run("document.querySelectorAll('path.curve').length >= 3")
 
@@ -191,7 +193,9 @@ async def test_a_server_that_is_gone_is_told(browser: Browser) -> None:
         assert await tab.run("document.getElementById('board').classList.contains('stale')")
         async with running(rig.service(listen=address)):
             await asyncio.sleep(0)
-            await tab.until("document.getElementById('status-text').innerText === 'Ready'", timeout=20)
+            await tab.until(
+                "document.getElementById('status-text').innerText === 'Ready'", timeout=20
+            )
             assert not await tab.run("document.getElementById('board').classList.contains('stale')")
 
 

@@ -173,6 +173,7 @@ class Browser:
                 {"name": "prefers-reduced-motion", "value": "reduce"},
             ]
             await tab.send("Emulation.setEmulatedMedia", features=features)
+            await tab.send("Emulation.setFocusEmulationEnabled", enabled=True)
             yield tab
         finally:
             del self._tabs[tab.session]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec.json import Encoder
 
 from pingora_core.server.logs import on_reopen
+from pingora_http import Version
 from pingora_proxy._log_text import combined_line, printable, redact_query
 from pingora_proxy.observe import ProxyObserver
 
@@ -64,6 +65,7 @@ SECRET_PARAMETERS: Final = frozenset(
 """Query parameters whose values are logged as ``***``."""
 
 _HIDDEN: Final = "***"
+_PROTOCOLS: Final = {version: str(version) for version in Version}
 
 
 class AccessLog(ProxyObserver):
@@ -144,7 +146,7 @@ class AccessLog(ProxyObserver):
             "scheme": session.scheme,
             "host": printable(request.get_raw(b"host") or b""),
             "path": printable(path),
-            "protocol": str(request.version),
+            "protocol": _PROTOCOLS[request.version],
             "status": status,
             "request_bytes": down.body_bytes_read,
             "response_bytes": down.body_bytes_sent,

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING
 
 from pingora_proxy.request_record import AttemptRecord, RequestRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["AttemptRecord", "Observers", "ProxyObserver", "RequestRecord"]
 
 _logger = logging.getLogger(__name__)
-
-_P = ParamSpec("_P")
 
 
 class ProxyObserver:
@@ -111,7 +109,10 @@ class Observers:
         """
         session.record = RequestRecord()
         for told in self._request_started:
-            self._tell(told, session)
+            try:
+                told(session)
+            except Exception:  # noqa: BLE001
+                self._failed()
 
     def attempt_started(self, session: Session, peer: HttpPeer) -> AttemptRecord:
         """Begin the record of an attempt.
@@ -127,7 +128,10 @@ class Observers:
         if session.record is not None:
             session.record.attempts.append(attempt)
         for told in self._attempt_started:
-            self._tell(told, session, attempt)
+            try:
+                told(session, attempt)
+            except Exception:  # noqa: BLE001
+                self._failed()
         return attempt
 
     @property
@@ -146,7 +150,10 @@ class Observers:
             request: The head.
         """
         for told in self._upstream_request:
-            self._tell(told, session, attempt, request)
+            try:
+                told(session, attempt, request)
+            except Exception:  # noqa: BLE001 - whatever it is
+                self._failed()
 
     def attempt_ended(self, session: Session, attempt: AttemptRecord, error: Error | None) -> None:
         """End the record of an attempt.
@@ -159,7 +166,10 @@ class Observers:
         attempt.ended = time.monotonic()
         attempt.error = error
         for told in self._attempt_ended:
-            self._tell(told, session, attempt)
+            try:
+                told(session, attempt)
+            except Exception:  # noqa: BLE001
+                self._failed()
 
     def request_ended(self, session: Session, error: Error | None) -> None:
         """End the record of a request.
@@ -171,16 +181,16 @@ class Observers:
         if session.record is not None:
             session.record.ended = time.monotonic()
         for told in self._request_ended:
-            self._tell(told, session, error)
+            try:
+                told(session, error)
+            except Exception:  # noqa: BLE001
+                self._failed()
 
-    def _tell(self, told: Callable[_P, None], *facts: _P.args, **named: _P.kwargs) -> None:
-        try:
-            told(*facts, **named)
-        except Exception:
-            self.failures += 1
-            # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
-            if self.failures & (self.failures - 1) == 0:
-                _logger.exception("an observer failed, %d times so far", self.failures)
+    def _failed(self) -> None:
+        self.failures += 1
+        # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
+        if self.failures & (self.failures - 1) == 0:
+            _logger.exception("an observer failed, %d times so far", self.failures)
 
 
 def _overrides(observer: ProxyObserver, name: str) -> bool:

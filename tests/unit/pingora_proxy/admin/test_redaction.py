@@ -23,7 +23,8 @@ def test_names_of_secrets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["listen", "upstream_debug_ssl_keylog", "ca_file", "author", "monkey", "compass", "name"]
+    "name",
+    ["listen", "upstream_debug_ssl_keylog", "ca_file", "author", "monkey", "compass", "name"],
 )
 def test_other_names(name: str) -> None:
     """A word that only contains one is not hidden."""
@@ -32,11 +33,13 @@ def test_other_names(name: str) -> None:
 
 def test_everything_below_a_secret_name_is_hidden() -> None:
     """Nothing, yes and no are shown, since whether it is set is worth knowing."""
-    found = redact({
-        "auth": {"user": "bob", "list": ["a", 1], "enabled": True, "pin": None},
-        "plain": {"user": "bob"},
-        "tokens": ["a", "b"],
-    })
+    found = redact(
+        {
+            "auth": {"user": "bob", "list": ["a", 1], "enabled": True, "pin": None},
+            "plain": {"user": "bob"},
+            "tokens": ["a", "b"],
+        }
+    )
 
     assert found == {
         "auth": {"user": REDACTED, "list": [REDACTED, REDACTED], "enabled": True, "pin": None},
@@ -103,7 +106,9 @@ _JSON = st.recursive(
 @given(_JSON)
 def test_it_can_always_be_written(value: object) -> None:
     """Whatever is in a configuration; and a secret is never in it."""
-    text = json.dumps(redact({"a": value, "password": ["hunter2", {"x": "hunter2"}]}), allow_nan=False)
+    text = json.dumps(
+        redact({"a": value, "password": ["hunter2", {"x": "hunter2"}]}), allow_nan=False
+    )
 
     assert text.count("hunter2") == str(value).count("hunter2")
 

@@ -200,7 +200,7 @@ function showUpstreams(answer) {
   const states = new Map();
   let hidden = 0;
   for (const [pool, rows] of pools) {
-    const ready = rows.filter((row) => row.is_ready).length;
+    readiness.set(pool, rows.filter((row) => row.is_ready).length);
     const actions = (row) => (row.is_enabled ? ["Drain", "Disable"] : ["Enable"]).map((text) => ({
       text, label: `${text} ${row.address}`,
       needsCertainty: text !== "Enable" && row.is_ready && readyIn(pool) <= 1,
@@ -214,7 +214,6 @@ function showUpstreams(answer) {
       { label: "Weight", kind: "amount", of: (row) => String(row.weight) },
       { label: "Change", kind: "actions", of: actions },
     ]).update(rows.slice(0, MOST_ROWS), (row) => row.address);
-    readiness.set(pool, ready);
     hidden += Math.max(0, rows.length - MOST_ROWS);
     for (const row of rows) states.set(`${pool} ${row.address}`, row.state);
   }
