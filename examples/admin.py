@@ -20,32 +20,35 @@ import logging
 from pingora_cache import CacheStats, MemoryStorage, Storage
 from pingora_core import HttpPeer, Opt, Server, background_service
 from pingora_core.metrics import WorkerMetrics
-from pingora_error import Error, HTTPStatus
-from pingora_load_balancing import LoadBalancer, TcpHealthCheck
+from pingora_load_balancing import (
+    Attempts,
+    Failover,
+    FailoverPhases,
+    LeastRequest,
+    LoadBalancer,
+    TcpHealthCheck,
+)
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
 from pingora_proxy.admin import AdminService, AdminToken, PoolBackends, StorageCache
 from pingora_proxy.metrics import ProxyMetrics
 
 
-class Gateway(ProxyHttp[None]):
+class Gateway(FailoverPhases[Session, Attempts], ProxyHttp[Attempts]):
     """Balances and caches, so that there is something to be seen."""
 
-    def __init__(self, balancer: LoadBalancer, storage: Storage, stats: CacheStats) -> None:
-        self.balancer = balancer
+    def __init__(self, failover: Failover, storage: Storage, stats: CacheStats) -> None:
+        self.failover = failover
         self.storage = storage
         self.stats = stats
 
-    def new_ctx(self) -> None:
-        return None
+    def new_ctx(self) -> Attempts:
+        return Attempts(self.failover)
 
-    async def request_cache_filter(self, session: Session, ctx: None) -> None:
+    async def request_cache_filter(self, session: Session, ctx: Attempts) -> None:
         session.cache.enable(self.storage, stats=self.stats)
 
-    async def upstream_peer(self, session: Session, ctx: None) -> HttpPeer:
-        backend = self.balancer.select(b"", 256)
-        if backend is None:
-            raise Error(HTTPStatus(503), "no backend is ready")
-        return HttpPeer(backend)
+    async def upstream_peer(self, session: Session, ctx: Attempts) -> HttpPeer:
+        return ctx.prepare(HttpPeer(await ctx.next_backend()))
 
 
 def main() -> None:
@@ -60,14 +63,19 @@ def main() -> None:
 
     server = Server(Opt.from_namespace(args))
     balancer = LoadBalancer(
-        args.backends, health_check=TcpHealthCheck(), health_check_frequency=1.0
+        args.backends,
+        selection=LeastRequest,
+        health_check=TcpHealthCheck(),
+        health_check_frequency=1.0,
     )
     storage, stats = MemoryStorage(64 * 1024 * 1024), CacheStats()
     workers = WorkerMetrics()  # adds up the workers; made before they are forked
     metrics = ProxyMetrics(workers.registry)
 
     proxy = http_proxy_service(
-        server.configuration, Gateway(balancer, storage, stats), observers=[metrics]
+        server.configuration,
+        Gateway(Failover(balancer), storage, stats),
+        observers=[metrics],
     )
     proxy.add_tcp(args.listen)
     metrics.watch(proxy)

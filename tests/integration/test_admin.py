@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_error import Error
+from pingora_error import Error, ErrorType
 from pingora_proxy.admin import AdminToken
 from pingora_proxy.admin.app import MAX_BODY
 from tests.support.admin import TOKEN, AdminRig, running
-from tests.support.client import RawClient, Response
+from tests.support.client import RawClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.client import Response
 
 _JSON = ("Content-Type", "application/json")
 
@@ -219,7 +221,7 @@ async def test_a_store_in_trouble_is_told(rig: AdminRig, caplog: pytest.LogCaptu
     """The client is told that it is, the log why."""
 
     async def fail(*_: object, **__: object) -> int:
-        raise Error.internal("StoreError", "disk on fire")
+        raise Error.internal(ErrorType.INTERNAL_ERROR, "disk on fire")
 
     rig.cache.purge_tag = fail  # type: ignore[method-assign]
     async with running(rig.service()) as address:

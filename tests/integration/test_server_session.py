@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from pingora_core.apps.http_app import HttpServerApp, HttpServerOptions
+from pingora_core.protocols.http.prepared_head import PreparedHead
 from pingora_core.protocols.http.server import ServerSession
 from pingora_core.protocols.http.v1.server import Http1Options
 from pingora_core.runtime.shutdown import ShutdownSwitch
@@ -497,3 +498,57 @@ async def test_upgrade_before_the_body() -> None:
         assert await client.is_closed_by_server()
 
     assert b"".join(received) == b"abcderaw"
+
+
+_PREPARED = PreparedHead(
+    ResponseHeader(200, headers=[("Date", "Mon, 23 Nov 2026 12:00:00 GMT"), ("X-A", "1")]), 2
+)
+
+
+async def test_a_prepared_head() -> None:
+    """It is completed with the age and the end of the connection, and told as it was sent."""
+    told: list[str | None] = []
+
+    async def handler(session: ServerSession) -> None:
+        session.send_prepared_head(_PREPARED, 7)
+        session.send_prepared_head(_PREPARED, 8)
+        session.send_response_body(b"ok", end=True)
+        written = session.response_written
+        assert written is not None
+        told.extend([written.get("age"), written.get("content-length")])
+
+    async with talking_to(handler) as client:
+        first = await client.request("GET", "/")
+        last = await client.request("GET", "/", [("Connection", "close")])
+
+    assert (first.body, first.get("age"), first.get("x-a")) == (b"ok", "7", "1")
+    assert [first.get("connection"), last.get("connection")] == ["keep-alive", "close"]
+    assert told == ["7", "2"] * 2
+
+
+async def test_a_prepared_head_of_an_empty_body() -> None:
+    """The message ends with it."""
+    empty = PreparedHead(_PREPARED.header, 0)
+
+    async def handler(session: ServerSession) -> None:
+        session.send_prepared_head(empty, 0)
+
+    async with talking_to(handler) as client:
+        responses = [await client.request("GET", "/") for _ in range(2)]
+
+    assert [(response.status, response.body) for response in responses] == [(200, b"")] * 2
+
+
+async def test_a_prepared_head_takes_the_long_way() -> None:
+    """Where a body of the request is left unread, or is not asked for, all rules apply."""
+
+    async def handler(session: ServerSession) -> None:
+        session.send_prepared_head(_PREPARED, 7)
+        session.send_response_body(b"ok", end=True)
+
+    async with talking_to(handler) as client:
+        head = await client.request("HEAD", "/")
+        unread = await client.request("GET", "/", [], b"body")
+
+    assert (head.status, head.get("content-length"), head.body) == (200, "2", b"")
+    assert (unread.body, unread.get("age"), unread.get("connection")) == (b"ok", "7", "close")

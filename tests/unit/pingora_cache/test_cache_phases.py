@@ -243,7 +243,7 @@ async def test_disabling_twice(rig: CacheRig) -> None:
     assert cache.no_cache_reason == NoCacheReason.custom("why not")
 
 
-@pytest.mark.parametrize("phase", ALL - {P.DISABLED, P.UNINIT}, ids=str)
+@pytest.mark.parametrize("phase", sorted(ALL - {P.DISABLED, P.UNINIT}, key=str), ids=str)
 async def test_disable_gives_back(phase: CachePhase, rig: CacheRig) -> None:
     """From any phase: readers closed, meta and store gone, key kept; it can be enabled again."""
     cache = await rig.in_phase(phase)

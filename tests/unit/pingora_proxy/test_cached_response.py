@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from pingora_cache.meta import CacheMeta
 from pingora_core.modules.chain import HttpModules
 from pingora_core.protocols.http.subrequest import SubrequestSession
 from pingora_core.runtime.shutdown import ShutdownSwitch
@@ -17,6 +18,8 @@ from pingora_proxy._cached_response import (
     CachedResponse,
     UnreadableBodyError,
     is_whole,
+    prepared_head,
+    send_prepared,
     send_whole,
 )
 from pingora_proxy._overrides import Overrides
@@ -294,6 +297,73 @@ async def test_send_whole_of_what_cannot_be_read() -> None:
     with pytest.raises(Error):
         await send_whole(session, ResponseHeader(200), Source(fails_at=2))
     assert not down.ended
+
+
+def meta_of(status: int = 200, *fields: tuple[str, str]) -> CacheMeta:
+    header = ResponseHeader(status, headers=[("Date", "Mon, 23 Nov 2026 12:00:00 GMT"), *fields])
+    return CacheMeta(header, created=0.0, fresh_until=1.0)
+
+
+@pytest.mark.parametrize("size", [1, 4, 10, 99])
+async def test_send_prepared(size: int) -> None:
+    """With a head that was written before it comes to the same, with the age."""
+    session, down = session_for()
+    source = Source(size=size)
+    head = prepared_head(meta_of(), source)
+    assert head is not None
+    await send_prepared(session, head, 7, source)
+
+    assert (down.body, down.ended) == (_BODY, 1)
+    assert (down.head.get("content-length"), down.head.get("age")) == ("10", "7")
+
+
+async def test_send_prepared_of_nothing() -> None:
+    """An empty body ends with the head."""
+    session, down = session_for()
+    source = Source(b"")
+    head = prepared_head(meta_of(), source)
+    assert head is not None
+    await send_prepared(session, head, 0, source)
+
+    assert (down.head.status, down.body, down.ended) == (200, b"", 1)
+
+
+async def test_send_prepared_of_what_cannot_be_read() -> None:
+    """Nothing is sent of what fails at once; what fails later is not ended."""
+    for fails_at, status in ((1, 599), (2, 200)):
+        session, down = session_for()
+        source = Source(fails_at=fails_at)
+        head = prepared_head(meta_of(), source)
+        assert head is not None
+        with pytest.raises(UnreadableBodyError if fails_at == 1 else Error):
+            await send_prepared(session, head, 0, source)
+        assert (down.head.status, down.ended) == (status, 0)
+
+
+def test_a_head_is_prepared_once() -> None:
+    """It lies with its meta, and counts for that head and that body only."""
+    meta = meta_of()
+    head = prepared_head(meta, Source())
+    assert head is not None
+
+    assert prepared_head(meta, Source()) is head
+    assert prepared_head(meta.replace(fresh_until=9.0), Source()) is head
+    freshened = prepared_head(meta.replace(header=meta.header.copy()), Source())
+    assert freshened is not None
+    assert freshened is not head
+    longer = prepared_head(meta, Source(b"more than before"))
+    assert longer is not None
+    assert (longer.length, head.length) == (16, 10)
+
+
+def test_what_is_not_prepared() -> None:
+    """What has no body, what is still arriving, and what has no date, take the long way."""
+    dateless = CacheMeta(ResponseHeader(200), created=0.0, fresh_until=1.0)
+
+    assert prepared_head(meta_of(), Source(partial=True)) is None
+    assert prepared_head(meta_of(204), Source(b"")) is None
+    assert prepared_head(meta_of(304), Source(b"")) is None
+    assert prepared_head(dateless, Source()) is None
 
 
 @pytest.mark.parametrize(

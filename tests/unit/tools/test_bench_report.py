@@ -48,6 +48,19 @@ def test_a_json_line_holds_the_fields_of_the_contract_first() -> None:
     assert idle["kib_per_connection"] == 12.5
 
 
+def test_a_stampede_is_judged_by_what_reaches_the_origin() -> None:
+    """One request for an object is the bar, whatever it cost."""
+    rows = [
+        Row("cache_stampede", "pingora", 2000, cpu_us=90.0, origin_requests=1),
+        Row("cache_stampede", "nginx", 2000, cpu_us=30.0, origin_requests=2),
+    ]
+
+    assert [line.rpartition(": ")[2] for line in bars(rows)] == ["met"]
+    rows[0].origin_requests = 3
+    assert [line.rpartition(": ")[2] for line in bars(rows)] == ["MISSED by 2.00"]
+    assert "3 to the origin" in table(rows)
+
+
 def test_bars_tell_met_from_missed() -> None:
     """A ratio under its bar is met; memory over its bar is missed, and by how much is told."""
     lines = bars(_rows())

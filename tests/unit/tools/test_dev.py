@@ -16,7 +16,10 @@ from tests.architecture.workspace import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-_VERBS = ("demo", "test", "check", "bench", "conformance", "build", "docs", "deps", "clean")
+_VERBS = (
+    "demo", "test", "check", "bench", "conformance", "build", "api", "release", "lowest", "docs",
+    "deps", "clean",
+)  # fmt: skip
 
 
 def _dev(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Generic
 
 from pingora_core.protocols.http.conditional import to_304
+from pingora_core.protocols.http.prepared_head import PreparedHead
 from pingora_error import Error, ErrorType
 from pingora_proxy._client_plane import ClientPlane
 from pingora_proxy._user_errors import as_error
@@ -18,6 +19,7 @@ from pingora_proxy.hooks import CTX
 from pingora_proxy.range_filter import NotPartial, RangeBody
 
 if TYPE_CHECKING:
+    from pingora_cache.meta import CacheMeta
     from pingora_http import ResponseHeader
     from pingora_proxy._body_source import BodySource
     from pingora_proxy._overrides import Overrides
@@ -25,12 +27,21 @@ if TYPE_CHECKING:
     from pingora_proxy.range_filter import MultiRange, SingleRange
     from pingora_proxy.session import Session
 
-__all__ = ["CachedResponse", "UnreadableBodyError", "is_whole", "send_whole"]
+__all__ = [
+    "CachedResponse",
+    "UnreadableBodyError",
+    "is_whole",
+    "prepared_head",
+    "send_prepared",
+    "send_whole",
+]
 
 logger = logging.getLogger(__name__)
 
 _CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
 _ASKING_LESS = _CONDITIONS | {b"range"}
+# Under which name a head that was written before is kept.
+_PREPARED = "pingora_proxy.prepared_head"
 
 
 class UnreadableBodyError(Exception):
@@ -271,6 +282,59 @@ async def send_whole(session: Session, header: ResponseHeader, source: BodySourc
     down.send_response_header(header)
     if source.is_partial:
         data = await source.read_body()
+    await _send_all(session, data, source, size)
+
+
+def prepared_head(meta: CacheMeta, source: BodySource) -> PreparedHead | None:
+    """Find the head of a stored response as it was written before, or write it.
+
+    Args:
+        meta: What is known of the response; the head is kept with it.
+        source: Its body.
+
+    Returns:
+        The head; None if the response has no body, or is still arriving.
+    """
+    size = source.body_size
+    if size is None or source.is_partial:
+        return None
+    header = meta.header
+    known = meta.extensions.get(_PREPARED)
+    # A copy of the meta that a 304 has freshened has the extensions of the old one.
+    if type(known) is PreparedHead and known.header is header and known.length == size:
+        return known
+    if not _may_have_body(header) or b"date" not in header.keys_lower():
+        return None
+    head = meta.extensions[_PREPARED] = PreparedHead(header, size)
+    return head
+
+
+async def send_prepared(session: Session, head: PreparedHead, age: int, source: BodySource) -> None:
+    """Send a response whose head was written before.
+
+    Args:
+        session: The request, for a whole response: see :func:`is_whole`.
+        head: The head.
+        age: How old the response is, seconds.
+        source: The body, to be read from its beginning. Left open.
+
+    Raises:
+        Error: From downstream or the source.
+        UnreadableBodyError: If the source fails before anything was sent.
+    """
+    try:
+        data = await source.read_body()
+    except Error as error:
+        raise UnreadableBodyError(error) from error
+    session.downstream_session.send_prepared_head(head, age)
+    if head.length:
+        await _send_all(session, data, source, head.length)
+
+
+async def _send_all(
+    session: Session, data: bytes | None, source: BodySource, size: int | None
+) -> None:
+    down = session.downstream_session
     sent = 0
     while data is not None:
         sent += len(data)

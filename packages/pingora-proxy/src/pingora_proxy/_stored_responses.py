@@ -13,6 +13,8 @@ from pingora_proxy._cached_response import (
     CachedResponse,
     UnreadableBodyError,
     is_whole,
+    prepared_head,
+    send_prepared,
     send_whole,
 )
 from pingora_proxy.hooks import CTX
@@ -64,13 +66,20 @@ class StoredResponses(Generic[CTX]):
             Error: From downstream, from a callback, or from the store in the middle of the body.
         """
         meta = cache.cache_meta
+        age = int(meta.age(cache.now()))
+        if self._sends_as_is and is_whole(session):
+            handler = cache.hit_handler
+            prepared = prepared_head(meta, handler)
+            if prepared is not None:
+                sending = send_prepared(session, prepared, age, handler)
+                return self._ends(session, cache, ctx, sending)
         header = meta.header.copy()
-        header.insert_header(b"Age", b"%d" % meta.age(cache.now()))
+        header.insert_header(b"Age", b"%d" % age)
         return self.sends(session, cache, ctx, header)
 
-    async def sends(
+    def sends(
         self, session: Session, cache: HttpCache, ctx: CTX, header: ResponseHeader
-    ) -> bool:
+    ) -> Awaitable[bool]:
         """Serve the object that was found with a head of one's own.
 
         Args:
@@ -86,12 +95,18 @@ class StoredResponses(Generic[CTX]):
             Error: From downstream, from a callback, or from the store in the middle of the body.
         """
         handler = cache.hit_handler
+        if self._sends_as_is and is_whole(session):
+            sending = send_whole(session, header, handler)
+        else:
+            response = CachedResponse(self._app, self._overrides, session, ctx)
+            sending = response.send(header, handler)
+        return self._ends(session, cache, ctx, sending)
+
+    async def _ends(
+        self, session: Session, cache: HttpCache, ctx: CTX, sending: Awaitable[None]
+    ) -> bool:
         try:
-            if self._sends_as_is and is_whole(session):
-                await send_whole(session, header, handler)
-            else:
-                response = CachedResponse(self._app, self._overrides, session, ctx)
-                await response.send(header, handler)
+            await sending
         except UnreadableBodyError as unreadable:
             logger.warning(
                 "reading from the cache failed: %s, %s",
@@ -103,7 +118,7 @@ class StoredResponses(Generic[CTX]):
         finally:
             cache.stats.bytes_served += session.downstream_session.body_bytes_sent
         # What only has to be closed is closed at the end of the request.
-        if type(handler).finish is not HitHandler.finish:
+        if type(cache.hit_handler).finish is not HitHandler.finish:
             try:
                 await cache.finish_hit_handler()
             except Error as error:

@@ -65,7 +65,14 @@ SECRET_PARAMETERS: Final = frozenset(
 """Query parameters whose values are logged as ``***``."""
 
 _HIDDEN: Final = "***"
-_PROTOCOLS: Final = {version: str(version) for version in Version}
+_PROTOCOLS: Final = {version: str(version).encode() for version in Version}
+_TEMPLATE: Final = (
+    b'{"time":%.6f,"client":%b,"method":%b,"scheme":"%b","host":%b,"path":%b,"protocol":"%b",'
+    b'"status":%d,"request_bytes":%d,"response_bytes":%d'
+)
+# Texts that are remembered, and the longest of them.
+_MAX_TEXTS: Final = 4096
+_MAX_TEXT: Final = 256
 
 
 class AccessLog(ProxyObserver):
@@ -102,7 +109,7 @@ class AccessLog(ProxyObserver):
         if not 0.0 <= sample <= 1.0:
             msg = f"a share of requests lies between 0 and 1, not at {sample}"
             raise ValueError(msg)
-        self.queue = queue
+        self.queue: LogQueue = queue
         self._is_json = format == "json"
         self._sample = sample
         self._headers = _named(headers, secret_fields)
@@ -110,6 +117,8 @@ class AccessLog(ProxyObserver):
         self._secret_parameters = frozenset(name.encode() for name in secret_parameters)
         self._choose = choose
         self._encode = Encoder().encode
+        self._texts: dict[bytes, bytes] = {}
+        self._addresses: dict[int, tuple[object, bytes]] = {}
         self._forget = on_reopen(queue.reopen)
 
     def close(self) -> None:
@@ -129,37 +138,81 @@ class AccessLog(ProxyObserver):
         if self._sample < 1.0 and error is None and status < 500 and self._choose() >= self._sample:
             return
         if self._is_json:
-            self.queue.put(self._encode(self._facts(session, status, error)))
+            self.queue.put(self._line(session, status, error))
         else:
             self.queue.put(combined_line(session, status, self._secret_parameters))
 
-    def _facts(self, session: Session, status: int, error: Error | None) -> dict[str, object]:
+    def _line(self, session: Session, status: int, error: Error | None) -> bytes:
+        # What every line has is put into a template, and texts that come again are remembered: that
+        # takes half the time of an object that is encoded as a whole.
         down = session.downstream_session
         request = down.request
         record = session.record
         path, _, query = request.raw_target.partition(b"?")
-        client = down.client_addr
-        facts: dict[str, object] = {
-            "time": time.time() if record is None else record.started_at,
-            "client": None if client is None else str(client),
-            "method": request.method,
-            "scheme": session.scheme,
-            "host": printable(request.get_raw(b"host") or b""),
-            "path": printable(path),
-            "protocol": _PROTOCOLS[request.version],
-            "status": status,
-            "request_bytes": down.body_bytes_read,
-            "response_bytes": down.body_bytes_sent,
-        }
+        line = _TEMPLATE % (
+            time.time() if record is None else record.started_at,
+            self._address(down.client_addr),
+            self._text(request.raw_method),
+            session.scheme.encode(),
+            self._text(request.get_raw(b"host") or b""),
+            self._text(path),
+            _PROTOCOLS[request.version],
+            status,
+            down.body_bytes_read,
+            down.body_bytes_sent,
+        )
+        if record is not None and record.ended is not None:
+            line += b',"duration":%.6f' % (record.ended - record.started)
+            if record.attempts:
+                line += b',"attempts":%d,"upstream":' % len(record.attempts)
+                line += self._upstream(record.attempts[-1])
+        facts = self._facts(session, query, error)
+        return b"%b,%b" % (line, self._encode(facts)[1:]) if facts else line + b"}"
+
+    def _text(self, raw: bytes) -> bytes:
+        text = self._texts.get(raw)
+        if text is None:
+            text = self._encode(printable(raw))
+            if len(self._texts) >= _MAX_TEXTS:
+                self._texts.clear()
+            if len(raw) <= _MAX_TEXT:
+                self._texts[raw] = text
+        return text
+
+    def _address(self, address: object) -> bytes:
+        # By identity: to hash an address takes longer than to write it.
+        known = self._addresses.get(id(address))
+        if known is not None and known[0] is address:
+            return known[1]
+        text = self._encode(None if address is None else str(address))
+        if len(self._addresses) >= _MAX_TEXTS:
+            self._addresses.clear()
+        self._addresses[id(address)] = address, text
+        return text
+
+    def _upstream(self, attempt: AttemptRecord) -> bytes:
+        line = b'{"address":%b' % self._address(attempt.peer.address)
+        if attempt.status is not None:
+            line += b',"status":%d' % attempt.status
+        if attempt.connected is not None:
+            reused = b"true" if attempt.reused else b"false"
+            taken = attempt.connected - attempt.started
+            line += b',"reused":%b,"connect":%.6f' % (reused, taken)
+            if attempt.head is not None:
+                line += b',"wait":%.6f' % (attempt.head - attempt.connected)
+        if attempt.ended is not None:
+            line += b',"duration":%.6f' % (attempt.ended - attempt.started)
+        if attempt.error is not None:
+            line += b',"error":%b' % self._encode(str(attempt.error.etype))
+        return line + b"}"
+
+    def _facts(self, session: Session, query: bytes, error: Error | None) -> dict[str, object]:
+        # What not every line has.
+        facts: dict[str, object] = {}
         if query:
             facts["query"] = printable(redact_query(query, self._secret_parameters))
         if session.route is not None:
             facts["route"] = session.route
-        if record is not None and record.ended is not None:
-            facts["duration"] = _micros(record.ended - record.started)
-            if record.attempts:
-                facts["attempts"] = len(record.attempts)
-                facts["upstream"] = _upstream(record.attempts[-1])
         cache = session.active_cache
         if cache is not None:
             facts["cache"] = cache.phase.value
@@ -168,8 +221,8 @@ class AccessLog(ProxyObserver):
         if error is not None:
             facts["error"] = str(error)
             facts["error_type"] = str(error.etype)
-            if record is not None:
-                facts["phase"] = record.failed_in
+            if session.record is not None:
+                facts["phase"] = session.record.failed_in
         if session.shutdown_note is not None:
             facts["note"] = session.shutdown_note
         self._add_fields(facts, session)
@@ -196,24 +249,3 @@ def _named(names: Collection[str], secret: Collection[str]) -> list[tuple[bytes,
         (name.lower().encode(), name.lower().replace("-", "_"), name.lower() in secret)
         for name in names
     ]
-
-
-def _upstream(attempt: AttemptRecord) -> dict[str, object]:
-    facts: dict[str, object] = {"address": str(attempt.peer.address)}
-    if attempt.status is not None:
-        facts["status"] = attempt.status
-    if attempt.connected is not None:
-        facts["reused"] = attempt.reused
-        facts["connect"] = _micros(attempt.connected - attempt.started)
-        if attempt.head is not None:
-            facts["wait"] = _micros(attempt.head - attempt.connected)
-    if attempt.ended is not None:
-        facts["duration"] = _micros(attempt.ended - attempt.started)
-    if attempt.error is not None:
-        facts["error"] = str(attempt.error.etype)
-    return facts
-
-
-def _micros(seconds: float) -> float:
-    # To the microsecond; round() takes ten times as long.
-    return int(seconds * 1e6) / 1e6

@@ -194,7 +194,7 @@ class ProxyMetrics(ProxyObserver):
     """
 
     def __init__(self, registry: Registry) -> None:
-        self.registry = registry
+        self.registry: Registry = registry
         self._duration = registry.add_histogram(DURATION)
         self._request_size = registry.add_histogram(REQUEST_SIZE)
         self._response_size = registry.add_histogram(RESPONSE_SIZE)

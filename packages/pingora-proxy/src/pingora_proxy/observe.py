@@ -111,8 +111,8 @@ class Observers:
         for told in self._request_started:
             try:
                 told(session)
-            except Exception:  # noqa: BLE001
-                self._failed()
+            except Exception as failure:  # noqa: BLE001
+                self._failed(failure)
 
     def attempt_started(self, session: Session, peer: HttpPeer) -> AttemptRecord:
         """Begin the record of an attempt.
@@ -130,8 +130,8 @@ class Observers:
         for told in self._attempt_started:
             try:
                 told(session, attempt)
-            except Exception:  # noqa: BLE001
-                self._failed()
+            except Exception as failure:  # noqa: BLE001
+                self._failed(failure)
         return attempt
 
     @property
@@ -152,8 +152,8 @@ class Observers:
         for told in self._upstream_request:
             try:
                 told(session, attempt, request)
-            except Exception:  # noqa: BLE001 - whatever it is
-                self._failed()
+            except Exception as failure:  # noqa: BLE001 - whatever it is
+                self._failed(failure)
 
     def attempt_ended(self, session: Session, attempt: AttemptRecord, error: Error | None) -> None:
         """End the record of an attempt.
@@ -168,8 +168,8 @@ class Observers:
         for told in self._attempt_ended:
             try:
                 told(session, attempt)
-            except Exception:  # noqa: BLE001
-                self._failed()
+            except Exception as failure:  # noqa: BLE001
+                self._failed(failure)
 
     def request_ended(self, session: Session, error: Error | None) -> None:
         """End the record of a request.
@@ -183,14 +183,14 @@ class Observers:
         for told in self._request_ended:
             try:
                 told(session, error)
-            except Exception:  # noqa: BLE001
-                self._failed()
+            except Exception as failure:  # noqa: BLE001
+                self._failed(failure)
 
-    def _failed(self) -> None:
+    def _failed(self, failure: Exception) -> None:
         self.failures += 1
         # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
         if self.failures & (self.failures - 1) == 0:
-            _logger.exception("an observer failed, %d times so far", self.failures)
+            _logger.error("an observer failed, %d times so far", self.failures, exc_info=failure)
 
 
 def _overrides(observer: ProxyObserver, name: str) -> bool:

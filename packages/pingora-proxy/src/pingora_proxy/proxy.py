@@ -87,14 +87,14 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         new_cache: Callable[[], HttpCache] | None = None,
         observers: Sequence[ProxyObserver] = (),
     ) -> None:
-        self.app = app
+        self.app: ProxyHttp[CTX] = app
         self.observers: Observers | None = Observers(observers) if observers else None
         self.load_shedder = load_shedder
         self.connector: Connector = connector or Connector()
         if server_options is not None:
             self.server_options = server_options
-        self.max_retries = max_retries
-        self.retry_buffer_size = retry_buffer_size
+        self.max_retries: int = max_retries
+        self.retry_buffer_size: int = retry_buffer_size
         self.downstream_modules: HttpModules = HttpModules()
         app.init_downstream_modules(self.downstream_modules)
         self.upstream_modules: HttpModules = HttpModules()
@@ -359,8 +359,9 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             session.load_permit.release(session.response_written)
         if self.observers is not None:
             self.observers.request_ended(session, error)
-        if session.active_cache is not None:
-            session.active_cache.close()
+        cache = session.active_cache
+        if cache is not None:
+            cache.close()
 
     def _prepare(self, session: Session, ctx: CTX) -> None:
         if self.observers is not None:

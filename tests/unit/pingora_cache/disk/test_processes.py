@@ -12,8 +12,9 @@ from conformance.cache_crash_drill import Drill
 from pingora_cache.disk import DiskStorage, verify
 from pingora_cache.storage import WRITE_FAILED
 from pingora_error import Error
-from tests.support.cache_disk import body, fill, key, read, writes_in
+from tests.support.cache_disk import begin, body, fill, key, read, writes_in
 from tests.support.cache_disk_puppet import Puppet
+from tests.support.in_child import in_child
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -173,6 +174,66 @@ async def test_another_process_becomes_the_manager(tmp_path: Path) -> None:
                 lambda: storage.stats.used_bytes == verify(tmp_path).used_bytes, timeout=10.0
             )
             assert storage.stats.used_bytes <= 4_000_000
+
+
+def test_made_before_the_fork_and_opened_after(tmp_path: Path) -> None:
+    """One made by the parent serves each of its children, which see what the others wrote."""
+    storage = DiskStorage(tmp_path, max_bytes=1 << 30)
+
+    def write() -> None:
+        async def run() -> None:
+            async with storage:
+                await fill(storage, "key", b"body")
+
+        asyncio.run(run())
+
+    def look() -> bytes | None:
+        async def run() -> bytes | None:
+            async with storage:
+                return await read(storage, "key")
+
+        return asyncio.run(run())
+
+    in_child(write)
+    assert in_child(look) == b"body"
+
+
+async def test_forked_while_it_is_open(tmp_path: Path) -> None:
+    """The child cannot use it, may close it, and holds none of its locks."""
+    async with DiskStorage(tmp_path, max_bytes=1 << 30) as storage:
+        writer = await begin(storage, "key")
+        await writer.write_body(b"some", end=False)
+        await eventually(lambda: writes_in(tmp_path))
+        reader, held = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(held)
+            refused = _is_refused(storage)
+            os.read(reader, 1)
+            os._exit(not refused)
+        os.close(reader)
+        await writer.abort()
+    # The child is still there.
+    async with DiskStorage(tmp_path, max_bytes=1 << 30) as second:
+        await fill(second, "key", b"body")
+        await eventually(lambda: second.stats.objects == 1, timeout=10.0)
+    os.close(held)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def _is_refused(storage: DiskStorage) -> bool:
+    async def run() -> bool:
+        try:
+            await storage.lookup(key())
+        except RuntimeError:
+            await storage.close()
+            return True
+        return False
+
+    loop = asyncio.new_event_loop()
+    asyncio._set_running_loop(None)
+    return loop.run_until_complete(run())
 
 
 async def test_killed_while_it_publishes(tmp_path: Path) -> None:

@@ -268,6 +268,10 @@ class Fill:
         self.progress.over()
         self._on_over(self)
 
+    def abandon(self) -> None:
+        """Close what a forked process has inherited."""
+        self._file.abandon()
+
     async def gone(self) -> None:
         """Wait until nothing is left of it, after it has failed."""
         if self._gone is not None:

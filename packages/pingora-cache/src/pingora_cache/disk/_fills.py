@@ -10,7 +10,7 @@ from pingora_cache.disk._fill import Fill
 from pingora_cache.disk._following import PartialHit, RemoteProgress, find_write
 from pingora_cache.disk._writing import Subject
 from pingora_cache.meta import CacheMeta
-from pingora_error import Error, ErrorSource
+from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +98,11 @@ class Fills:
         for progress, _ in list(self._remote.values()):
             progress.fail(STORAGE_CLOSED, "the store was closed")
 
+    def abandon(self) -> None:
+        """Close what a forked process has inherited."""
+        for fill in self._by_tag.values():
+            fill.abandon()
+
     # ------------------------------------------------------------------------- finding
 
     def tagged(self, slot: bytes, tag: bytes) -> tuple[CacheMeta, PartialHit] | None:
@@ -139,11 +144,16 @@ class Fills:
             slot: The hash of its key.
 
         Returns:
-            Its meta and a reader; None if there is none that was not purged and gets on.
-
-        Raises:
-            OSError: If that cannot be found out.
+            Its meta and a reader; None if there is none that was not purged and gets on, or that
+            cannot be found out.
         """
+        try:
+            return await self._find(slot)
+        except OSError as error:
+            self._shop.io.failed(error, ErrorType.FILE_READ_ERROR, "a write")
+            return None
+
+    async def _find(self, slot: bytes) -> tuple[CacheMeta, PartialHit] | None:
         fills = self._by_slot.get(slot)
         if fills:
             await self._shop.refresh_log()

@@ -17,7 +17,7 @@ from pingora_cache.stats import StorageStats
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from pingora_cache.disk._descriptor import Descriptor
 
@@ -171,6 +171,22 @@ class Io:
         self.stats.errors += 1
         self.stats.count_failure(told(error))
         return Error(etype, what, source=ErrorSource.INTERNAL, cause=error)
+
+    @contextlib.contextmanager
+    def telling(self, etype: ErrorType, what: str) -> Iterator[None]:
+        """Tell callers of failures of the medium.
+
+        Args:
+            etype: What they are to them.
+            what: What is going on.
+
+        Raises:
+            Error: For an ``OSError``, which is counted.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise self.failed(error, etype, what) from error
 
     def count_damaged(self, why: Damaged, path: str) -> None:
         """Count a damaged object.

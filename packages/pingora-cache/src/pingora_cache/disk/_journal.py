@@ -118,6 +118,12 @@ class Journal:
                 os.close(self._fd)
                 self._fd = -1
 
+    def abandon(self) -> None:
+        """Close what a forked process has inherited, where a lock may be held for ever."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def announce(self, slot: bytes) -> None:
         """Say that an object is about to be published.
 

@@ -96,6 +96,10 @@ class Keeper:
             await self._save()
         await self._shop.io.run(self._manager.resign)
 
+    def abandon(self) -> None:
+        """Let a forked process, which has inherited it, not be the manager."""
+        self._manager.resign()
+
     async def _run(self) -> None:
         await self._turn()
         while not self._stopping:

@@ -166,6 +166,13 @@ class Shop:
         self.journal.close()
         self._usage.close()
 
+    def abandon(self) -> None:
+        """Close what a forked process has inherited."""
+        self._log.close()
+        self.log.close()
+        self.journal.abandon()
+        self._usage.close()
+
     # ----------------------------------------------------------------------- on the loop
 
     def use(self, slot: bytes) -> None:

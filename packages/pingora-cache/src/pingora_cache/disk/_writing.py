@@ -281,6 +281,12 @@ class WriteFile:
                 os.unlink(self._path)
             self.release()
 
+    def abandon(self) -> None:
+        """Close what a forked process has inherited; the lock is its parent's."""
+        if self.descriptor is not None and self.descriptor.fd >= 0:
+            os.close(self.descriptor.fd)
+            self.descriptor.fd = -1
+
     def release(self) -> None:
         """Let go of it: readers in this process keep the descriptor, others see the lock gone."""
         descriptor = self.descriptor

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from pingora_cache._handlers import STORAGE_CLOSED
 from pingora_cache.disk import _changes
 from pingora_cache.disk._fill import DiskMiss
 from pingora_cache.disk._fills import Fills
 from pingora_cache.disk._finding import Finder
+from pingora_cache.disk._forking import abandon_after_fork
 from pingora_cache.disk._io import DiskStats, Io
 from pingora_cache.disk._keeper import Keeper
 from pingora_cache.disk._purge_records import Kind
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 __all__ = ["DiskStats", "DiskStorage"]
 
 
+_INHERITED: Final = "a store on disk is to be opened after the process was forked"
+
+
 @final
 class DiskStorage(Storage):
     """Keeps responses in a directory, for all processes of a machine that use it.
@@ -64,7 +68,8 @@ class DiskStorage(Storage):
     nothing with it but what it was writing.
 
     Open it in the process and on the loop that uses it: after the workers were forked. Without
-    ``open`` the first call does it.
+    ``open`` the first call does it. A process that is forked from one that has it open cannot use
+    it; it may make another one.
 
     Args:
         path: The directory; made if it is not there. Local: not on a network file system. It is
@@ -99,6 +104,7 @@ class DiskStorage(Storage):
         "_fills",
         "_finder",
         "_io",
+        "_is_inherited",
         "_is_open",
         "_keeper",
         "_opening",
@@ -141,6 +147,8 @@ class DiskStorage(Storage):
         self._closed = False
         # Without a look at the two.
         self._is_open = False
+        self._is_inherited = False
+        abandon_after_fork(self)
 
     # ------------------------------------------------------------------------- opening
 
@@ -149,7 +157,10 @@ class DiskStorage(Storage):
 
         Raises:
             Error: If that cannot be done, or the store has been closed.
+            RuntimeError: If it was opened before this process was forked.
         """
+        if self._is_inherited:
+            raise RuntimeError(_INHERITED)
         if self._closed:
             raise Error(STORAGE_CLOSED, "the store on disk", source=ErrorSource.INTERNAL)
         if self._opening is None:
@@ -170,18 +181,13 @@ class DiskStorage(Storage):
             raise self._io.failed(error, ErrorType.FILE_OPEN_ERROR, context) from error
         self._is_open = not self._closed
 
-    async def _be_open(self) -> None:
-        opening = self._opening
-        if self._closed or opening is None or not opening.done():
-            await self.open()
-
     async def close(self) -> None:
         """Let go of everything; nothing on the second call.
 
         What was used is told to the manager, or saved if this process is it. Writes that go on
         fail. Readers of finished objects read on.
         """
-        if self._closed:
+        if self._closed or self._is_inherited:
             return
         self._closed = self._shop.is_closing = True
         self._is_open = False
@@ -191,6 +197,18 @@ class DiskStorage(Storage):
             await self._keeper.stop()
         await self._io.close()
         self._shop.close()
+
+    def abandon(self) -> None:
+        """Close what a forked process has inherited; called there.
+
+        Its threads are not there, and its locks are the parent's, which must not outlive it there.
+        """
+        if self._opening is not None:
+            self._is_inherited = True
+            self._is_open = False
+            self._fills.abandon()
+            self._keeper.abandon()
+            self._shop.abandon()
 
     @property
     def path(self) -> str:
@@ -217,11 +235,11 @@ class DiskStorage(Storage):
             Error: If the store cannot be opened, or has been closed.
         """
         if not self._is_open:
-            await self._be_open()
+            await self.open()
         slot = key.combined_hash
         found: tuple[CacheMeta, HitHandler] | None = await self._finder.find(slot)
         if found is None or not found[0].is_fresh(self._clock()):
-            write = await self._join(slot)
+            write = await self._fills.join(slot)
             if write is not None:
                 if found is not None:
                     found[1].close()
@@ -231,13 +249,6 @@ class DiskStorage(Storage):
             return None
         self._io.stats.hits += 1
         return found
-
-    async def _join(self, slot: bytes) -> tuple[CacheMeta, HitHandler] | None:
-        try:
-            return await self._fills.join(slot)
-        except OSError as error:
-            self._io.failed(error, ErrorType.FILE_READ_ERROR, "a write")
-            return None
 
     async def lookup_streaming_write(
         self, key: CacheKey, tag: bytes | None
@@ -256,7 +267,8 @@ class DiskStorage(Storage):
         """
         if tag is None:
             return await self.lookup(key)
-        await self._be_open()
+        if not self._is_open:
+            await self.open()
         found = self._fills.tagged(key.combined_hash, tag)
         if found is None:
             self._io.stats.misses += 1
@@ -284,11 +296,10 @@ class DiskStorage(Storage):
         Raises:
             Error: If the meta cannot be kept, or the store cannot be opened or has been closed.
         """
-        await self._be_open()
-        try:
+        if not self._is_open:
+            await self.open()
+        with self._io.telling(ErrorType.FILE_READ_ERROR, "the purges"):
             await self._shop.refresh_log()
-        except OSError as error:
-            raise self._io.failed(error, ErrorType.FILE_READ_ERROR, "the purges") from error
         return DiskMiss(self._fills.begin(key.combined_hash, meta))
 
     async def update_meta(self, key: CacheKey, meta: CacheMeta) -> bool:
@@ -305,22 +316,20 @@ class DiskStorage(Storage):
             Error: If the meta cannot be kept, the file cannot be written, or the store cannot be
                 opened or has been closed.
         """
-        await self._be_open()
+        if not self._is_open:
+            await self.open()
         slot = key.combined_hash
-        try:
-            await self._shop.refresh_log()
-            purges = self._shop.log.purges
+        shop = self._shop
+        with self._io.telling(ErrorType.FILE_WRITE_ERROR, "a meta"):
+            await shop.refresh_log()
+            purges = shop.log.purges
             epoch, position = purges.epoch, purges.position
-            updated = await self._io.run(
-                lambda: _changes.replace_meta(
-                    self._shop, slot, meta, epoch=epoch, position=position
+            try:
+                return await self._io.run(
+                    lambda: _changes.replace_meta(shop, slot, meta, epoch=epoch, position=position)
                 )
-            )
-        except OSError as error:
-            raise self._io.failed(error, ErrorType.FILE_WRITE_ERROR, "a meta") from error
-        finally:
-            self._shop.change(slot)
-        return updated
+            finally:
+                shop.change(slot)
 
     # ------------------------------------------------------------------------- purging
 
@@ -344,16 +353,16 @@ class DiskStorage(Storage):
         Raises:
             Error: If it cannot be done, or the store cannot be opened or has been closed.
         """
-        await self._be_open()
+        if not self._is_open:
+            await self.open()
         slot = key.combined_hash
         is_filling = kind is PurgeKind.INVALIDATION and self._fills.is_filling(slot)
         purge = _changes.Purge(slot, kind, action, self._clock())
-        try:
-            met = await self._io.run(lambda: _changes.purge(self._shop, purge))
-        except OSError as error:
-            raise self._io.failed(error, ErrorType.FILE_WRITE_ERROR, "a purge") from error
-        finally:
-            self._shop.change(slot)
+        with self._io.telling(ErrorType.FILE_WRITE_ERROR, "a purge"):
+            try:
+                met = await self._io.run(lambda: _changes.purge(self._shop, purge))
+            finally:
+                self._shop.change(slot)
         if not met and not is_filling:
             return PurgeResult.NOT_FOUND
         self._io.stats.purges += 1
@@ -380,12 +389,11 @@ class DiskStorage(Storage):
         Raises:
             Error: If it cannot be done, or the store cannot be opened or has been closed.
         """
-        await self._be_open()
+        if not self._is_open:
+            await self.open()
         kind = Kind.DELETE_TAG if action is PurgeAction.DELETE else Kind.EXPIRE_TAG
         now = self._clock()
-        try:
+        with self._io.telling(ErrorType.FILE_WRITE_ERROR, "a purge"):
             await self._io.run(lambda: self._shop.purge(kind, tag, now))
-        except OSError as error:
-            raise self._io.failed(error, ErrorType.FILE_WRITE_ERROR, "a purge") from error
         self._io.stats.purges += 1
         return None

@@ -92,8 +92,8 @@ class AsyncDatagramApp(DatagramApp):
         if max_concurrency < 1 or (timeout is not None and not timeout > 0):
             msg = f"wanted positive limits, not {max_concurrency} datagrams and {timeout} s"
             raise ValueError(msg)
-        self.max_concurrency = max_concurrency
-        self.timeout = timeout
+        self.max_concurrency: int = max_concurrency
+        self.timeout: float | None = timeout
         self._endpoints: list[DatagramEndpoint] = []
         # When each was begun, seconds; the oldest first.
         self._tasks: dict[asyncio.Task[None], float] = {}

@@ -62,7 +62,7 @@ class Priority(Enum):
     LOW = 0.6
 
     def __init__(self, share: float) -> None:
-        self.share = share
+        self.share: float = share
 
 
 @final

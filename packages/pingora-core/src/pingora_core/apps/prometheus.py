@@ -42,7 +42,7 @@ class PrometheusApp(HttpServer):
         server_options: HttpServerOptions | None = None,
     ) -> None:
         super().__init__(_Scrape(metrics, path), server_options=server_options)
-        self.metrics = metrics
+        self.metrics: WorkerMetrics = metrics
 
     async def startup(self) -> None:
         """Begin to publish; the service calls this before it listens."""

@@ -91,7 +91,7 @@ class HttpServer(HttpServerApp):
         server_options: HttpServerOptions | None = None,
         load_shedder: LoadShedder | None = None,
     ) -> None:
-        self.app = app
+        self.app: ServeHttp = app
         if server_options is not None:
             self.server_options = server_options
         self.load_shedder = load_shedder

@@ -39,8 +39,8 @@ class ConnectProxyError(Exception):
 
     def __init__(self, reason: str, response: ResponseHeader | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.response = response
+        self.reason: str = reason
+        self.response: ResponseHeader | None = response
 
 
 def make_connect_request(peer: Peer, proxy: Proxy) -> RequestHeader:

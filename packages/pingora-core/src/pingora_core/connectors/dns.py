@@ -53,8 +53,8 @@ class LookupFailed(Exception):  # noqa: N818 - the name says what happened
 
     def __init__(self, reason: str, ttl: float) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.ttl = ttl
+        self.reason: str = reason
+        self.ttl: float = ttl
 
 
 class Lookup(Protocol):

@@ -67,9 +67,9 @@ class ServiceRunner:
         uniform: Callable[[], float] = random.random,  # noqa: S311 - spreads load
     ) -> None:
         self.conf: ServerConf = conf
-        self.fds = fds
+        self.fds: ListenFds = fds
         self.failure: Error | None = None
-        self.uniform = uniform
+        self.uniform: Callable[[], float] = uniform
         self._graph = graph
         self._on_change = on_change
         self._is_leader = is_leader

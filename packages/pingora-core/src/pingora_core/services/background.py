@@ -87,7 +87,7 @@ class GenBackgroundService(Service, Generic[T]):
         placement: Placement = Placement.EVERY_WORKER,
     ) -> None:
         super().__init__(f"BG {name}")
-        self.task = task
+        self.task: T = task
         self.on_failure = on_failure
         self.placement = placement
 

@@ -127,7 +127,7 @@ class Service(ABC):
     placement: Placement = Placement.EVERY_WORKER
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
 
     @property
     def listen_addresses(self) -> tuple[ServerAddress, ...]:

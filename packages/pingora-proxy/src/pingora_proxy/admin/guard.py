@@ -50,9 +50,9 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
 
     def __init__(self, status: int, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers
+        self.status: int = status
+        self.message: str = message
+        self.headers: tuple[tuple[str, str], ...] = headers
 
 
 class Guard:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from pingora_core.apps.serve_http import HttpServer
 from pingora_core.conf import CONFIG_ERROR
+from pingora_core.listeners.admission import ConnectionLimits
 from pingora_core.listeners.l4 import UdsServerAddress
 from pingora_core.services import listening, service as base
 from pingora_error import Error, ErrorSource
@@ -39,6 +40,7 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:6190"
 """Where the admin interface listens if nothing else is said."""
 
 _OWNER_ONLY: Final = 0o600
+_MAX_CONNECTIONS: Final = 256
 
 
 @final
@@ -96,6 +98,8 @@ class AdminService(base.Service):
         self._siblings = Siblings(self._answer)
         self._app = AdminApp(self._operations, self._guard, self._siblings)
         self._listening = listening.Service(self.name, HttpServer(self._app))
+        limits = ConnectionLimits(max_connections=_MAX_CONNECTIONS, at_limit="refuse")
+        self._listening.set_connection_limits(limits)
         if listen is not None and listen.startswith("unix:"):
             self.add_uds(listen.removeprefix("unix:"))
         elif listen is not None:

@@ -33,7 +33,8 @@ _logger = logging.getLogger(__name__)
 Answer: TypeAlias = dict[str, object]
 """What comes back: for JSON."""
 
-_TIMEOUT: Final = 2.0
+_TIMEOUT: Final = 1.0
+_CLOSE_TIMEOUT: Final = 1.0
 _MAX_LINE: Final = 64 * 1024
 _CREDENTIALS: Final = struct.Struct("3i")
 # How the kernel writes down that a socket listens: SO_ACCEPTCON.
@@ -149,8 +150,11 @@ async def _converse(
 
 async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
+    with suppress(OSError):  # a TimeoutError is one
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await writer.wait_closed()
+        return
+    writer.transport.abort()
 
 
 def _encode(message: Answer) -> bytes:

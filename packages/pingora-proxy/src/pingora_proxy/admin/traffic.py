@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pingora_core.metrics import Families, Family
+    from pingora_core.metrics.snapshot import Families, Family
 
 __all__ = ["Traffic", "all_numbers", "traffic_of"]
 

@@ -32,7 +32,7 @@ class AsgiServer(HttpServerApp):
     def __init__(
         self, application: AsgiApplication, *, server_options: HttpServerOptions | None = None
     ) -> None:
-        self.application = application
+        self.application: AsgiApplication = application
         if server_options is not None:
             self.server_options = server_options
 

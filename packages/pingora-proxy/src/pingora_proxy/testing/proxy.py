@@ -40,7 +40,7 @@ class RunningProxy(Generic[CTX]):
         conf: ServerConf | None = None,
         observers: Sequence[ProxyObserver] = (),
     ) -> None:
-        self.app = app
+        self.app: ProxyHttp[CTX] = app
         conf = conf or ServerConf()
         service = http_proxy_service(conf, app, observers=observers)
         self._running = RunningService(service, conf=conf)

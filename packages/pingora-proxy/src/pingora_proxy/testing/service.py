@@ -38,7 +38,7 @@ class RunningService(Generic[APP]):
     def __init__(
         self, service: Service[APP], *, conf: ServerConf | None = None, grace_period: float = 5.0
     ) -> None:
-        self.service = service
+        self.service: Service[APP] = service
         if not service.listen_addresses:
             service.add_tcp("127.0.0.1:0")
         self._conf = conf or ServerConf()

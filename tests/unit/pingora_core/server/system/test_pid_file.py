@@ -201,7 +201,9 @@ def test_a_number_that_was_given_to_another_process_is_no_warning(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-@pytest.mark.parametrize("content", ["", "x\n", "-1\n", "0\n", "9" * 40, "\u0661", OURS])
+@pytest.mark.parametrize(
+    "content", ["", "x\n", "-1\n", "0\n", "9" * 40, "\u0661", pytest.param(OURS, id="ours")]
+)
 def test_nonsense_in_the_file_is_no_warning(
     path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:

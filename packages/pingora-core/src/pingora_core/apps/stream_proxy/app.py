@@ -62,7 +62,7 @@ class StreamProxyApp(ServerApp, Generic[CTX]):
         options: StreamProxyOptions | None = None,
         max_retries: int = 16,
     ) -> None:
-        self.app = app
+        self.app: StreamProxy[CTX] = app
         self.connector: TransportConnector = (
             TransportConnector() if connector is None else connector
         )

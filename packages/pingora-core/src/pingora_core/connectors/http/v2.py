@@ -94,7 +94,7 @@ class Http2Connector:
     ) -> None:
         self.pool: Http2Pool = Http2Pool(pool_size)
         self.stats: Http2Stats = Http2Stats()
-        self.ping_timeout = _PING_TIMEOUT
+        self.ping_timeout: float = _PING_TIMEOUT
         self._transport = transport
         self._engine: EngineName = engine
         self._pending: dict[_PendingKey, _Pending] = {}

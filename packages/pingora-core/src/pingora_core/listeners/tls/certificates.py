@@ -50,7 +50,7 @@ class ServerCertificate:
     ) -> None:
         self.fixed_names: tuple[str, ...] | None = names
         self.watched: list[WatchedFiles] = []
-        self.ocsp_response = ocsp_response
+        self.ocsp_response: OcspResponse | None = ocsp_response
         self.cert_key: CertKey = cert_key
         self.names: tuple[str, ...] = ()
         self.kind: KeyKind = KeyKind.EC

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.prepared_head import PreparedHead
     from pingora_core.runtime.shutdown import ShutdownWatch
     from pingora_http import HeaderMap, RequestHeader, ResponseHeader
 
@@ -222,6 +223,20 @@ class ServerSession(ABC):
         Raises:
             Error: ``WRITE_ERROR`` when the client is gone.
         """
+
+    def send_prepared_head(self, head: PreparedHead, age: int) -> None:
+        """Send a final response head that was written before, and tell how old the response is.
+
+        The body follows, if it is not empty.
+
+        Args:
+            head: The head.
+            age: Seconds.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the client is gone.
+        """
+        self.send_response_header(head.complete(age), end=not head.length)
 
     @abstractmethod
     def send_response_body(self, data: bytes | None, *, end: bool = False) -> None:

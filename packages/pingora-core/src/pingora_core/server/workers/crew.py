@@ -84,9 +84,9 @@ class Crew:
         *,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.conf = conf
+        self.conf: ServerConf = conf
         self.failure: Error | None = None
-        self.generation = 0
+        self.generation: int = 0
         self.on_reloaded: Callable[[WorkerProcess, str | None], None] | None = None
         self.on_late: Callable[[WorkerProcess], None] | None = None
         self._loop = loop

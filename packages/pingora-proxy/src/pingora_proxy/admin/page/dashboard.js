@@ -293,7 +293,7 @@ byId("sign-in-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(TOKEN, byId("token").value.trim());
   byId("token").value = "";
-  poll().then(() => { if (!byId("board").hidden) byId("main").focus(); });
+  poll().then(() => { if (!byId("board").hidden) byId("main").focus({ preventScroll: true }); });
 });
 byId("sign-out").addEventListener("click", () => {
   sessionStorage.removeItem(TOKEN);

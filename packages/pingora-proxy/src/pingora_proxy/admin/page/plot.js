@@ -35,7 +35,7 @@ function ticks(highest) {
   return marks;
 }
 
-const ago = (seconds) => seconds < 120 ? `−${Math.round(seconds)}${THIN}s` : `−${significant(seconds / 60).replace(/\.?0+$/, "")}${THIN}min`;
+const ago = (seconds) => seconds < 120 ? `−${seconds}${THIN}s` : `−${seconds / 60}${THIN}min`;
 
 class Plot {
   // series: [{ key, label, look }]; kind: how its numbers are written; top: the least that the axis
@@ -77,9 +77,10 @@ class Plot {
     return this.points.length ? this.points[this.points.length - 1].time : 0;
   }
 
-  // It grows with what is known, so that the first minute fills the plot.
+  // It grows with what is known, a minute at a time, so that there is something to see from the start.
   span() {
-    return this.points.length ? Math.min(Math.max(this.end() - this.points[0].time, LEAST_SPAN), SPAN) : LEAST_SPAN;
+    const known = this.points.length ? this.end() - this.points[0].time : 0;
+    return Math.min(Math.max(Math.ceil(known / LEAST_SPAN), 1) * LEAST_SPAN, SPAN);
   }
 
   area() {

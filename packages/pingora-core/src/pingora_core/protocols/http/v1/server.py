@@ -30,6 +30,7 @@ from pingora_http import Version
 from pingora_http.date import format_http_date
 
 if TYPE_CHECKING:
+    from pingora_core.protocols.http.prepared_head import PreparedHead
     from pingora_http import HeaderMap, ResponseHeader
 
 __all__ = ["Http1Options", "HttpSession", "placeholder_request"]
@@ -54,6 +55,7 @@ class HttpSession(RequestSide):
     """
 
     _response: ResponseHeader | None = None
+    _prepared: tuple[PreparedHead, int] | None = None
     _writer: BodyWriter | None = None
     _promised = -1
     _sent = 0
@@ -65,6 +67,9 @@ class HttpSession(RequestSide):
     @property
     def response_written(self) -> ResponseHeader | None:
         """The final response head (or the 101) that was sent."""
+        if self._prepared is not None:
+            head, age = self._prepared
+            self._response, self._prepared = head.complete(age), None
         return self._response
 
     @property
@@ -128,6 +133,32 @@ class HttpSession(RequestSide):
         if b"date" not in values:
             extra = b"Date: %b\r\n%b" % (format_http_date(time()), extra)
         self._write(header.to_wire()[:-2] + extra)
+
+    def send_prepared_head(self, head: PreparedHead, age: int) -> None:
+        """Send a final response head that was written before.
+
+        Args:
+            head: The head.
+            age: How old the response is, seconds.
+
+        Raises:
+            Error: ``WRITE_ERROR`` when the client is gone.
+        """
+        if (
+            self._response is not None
+            or self._body is not None
+            or self.request.raw_method != b"GET"
+        ):
+            super().send_prepared_head(head, age)
+            return
+        self._response = head.header
+        self._prepared = (head, age)  # what was sent is put together for who asks for it
+        self._promised = head.length
+        self._response_done = head.length == 0
+        if self.goes_on is not None and self._keepalive:
+            self._keepalive = self.goes_on()
+        end = _KEEP_ALIVE if self._keepalive else _CLOSE
+        self._write(b"%bAge: %d\r\n%b" % (head.wire, age, end))
 
     def _send_informational(self, header: ResponseHeader) -> None:
         status = header.status

@@ -58,7 +58,7 @@ class SendSide(ABC):
         self.options = options
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.streams: dict[int, Http2Stream] = {}
-        self.is_open = True
+        self.is_open: bool = True
         self._library = load_library(options.engine)
         self._engine, self._preface = start_engine(
             self._library, options, client_side=self.is_client
