@@ -109,6 +109,31 @@ async def test_changing_what_was_purged_by_a_tag(storage: DiskStorage) -> None:
     assert await read(storage, "confirmed") is None
 
 
+def test_removing_what_was_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new object stays, at whatever moment it comes."""
+    tree = Tree(tmp_path)
+    slot = key().combined_hash
+    path = object_path(tmp_path, "key")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"old")
+    with path.open("rb") as old:
+        path.unlink()
+        tree.remove_same(str(path), slot, old.fileno())
+        path.write_bytes(b"new")
+        tree.remove_same(str(path), slot, old.fileno())
+        assert path.read_bytes() == b"new"
+
+        answers = [True, False, True]
+        monkeypatch.setattr("pingora_cache.disk._tree.is_same", lambda *_: answers.pop(0))
+        tree.remove_same(str(path), slot, old.fileno())
+        assert path.read_bytes() == b"new"
+        path.unlink()
+        tree.remove_same(str(path), slot, old.fileno())
+    assert writes_in(tmp_path) == []
+
+
 # ---------------------------------------------------------------------------- other writes
 
 

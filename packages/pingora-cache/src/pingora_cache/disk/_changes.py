@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -12,6 +11,7 @@ from pingora_cache.disk._format import MARK_AT, pack_mark, pack_pointer, pointer
 from pingora_cache.disk._layout import FRONT, SUM, Damaged, Pointer, meta_sum
 from pingora_cache.disk._objects import peek, remove, study, try_lock
 from pingora_cache.disk._purge_records import Kind
+from pingora_cache.disk._tree import is_same
 from pingora_cache.storage import PurgeAction, PurgeKind
 
 if TYPE_CHECKING:
@@ -36,19 +36,12 @@ def _open_locked(path: str) -> Descriptor | None:
         except FileNotFoundError:
             return None
         try:
-            if try_lock(descriptor.fd, fcntl.LOCK_EX) and _is_there(path, descriptor.fd):
+            if try_lock(descriptor.fd, fcntl.LOCK_EX) and is_same(path, descriptor.fd):
                 return descriptor.hold()
         finally:
             descriptor.release()
     msg = f"locked all the time: {path}"
     raise OSError(msg)
-
-
-def _is_there(path: str, fd: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        there, opened = os.lstat(path), os.fstat(fd)
-        return (there.st_ino, there.st_dev) == (opened.st_ino, opened.st_dev)
-    return False
 
 
 def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, position: int) -> bool:
@@ -86,7 +79,7 @@ def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, positi
         at = _place(front, os.fstat(fd).st_size, len(text))
         if at is None:
             # It has been replaced by longer ones again and again.
-            remove(path)
+            shop.tree.remove_same(path, slot, fd)
             return False
         new = Pointer(
             front.pointer.number + 1, at, len(text), epoch, position, meta_sum(text, front.seed)
@@ -94,7 +87,7 @@ def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, positi
         _write_exactly(fd, text, at)
         _write_exactly(fd, pack_pointer(new, front.seed), pointer_at(new.number))
     except Damaged:
-        remove(path)
+        shop.tree.remove_same(path, slot, descriptor.fd)
         return False
     finally:
         descriptor.release()
@@ -242,8 +235,8 @@ def remove_purged(shop: Shop, path: str, slot: bytes) -> None:
         known = study(descriptor.fd, slot)
         pointer = known.front.pointer
         if shop.judge_object(known.meta.tags, pointer.epoch, pointer.position).deleted:
-            remove(path)
+            shop.tree.remove_same(path, slot, descriptor.fd)
     except Damaged:
-        remove(path)
+        shop.tree.remove_same(path, slot, descriptor.fd)
     finally:
         descriptor.release()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from pingora_cache.disk._descriptor import Descriptor
+    from pingora_cache.disk._tree import Tree
 
 __all__ = ["Blocks", "DiskStats", "Io", "told"]
 
@@ -84,6 +85,7 @@ class Io:
     """Threads for what may take long, and the rest.
 
     Args:
+        tree: The directory.
         threads: How many.
         inline: Whether what is in memory is read on the loop.
 
@@ -91,15 +93,17 @@ class Io:
         on_removed: Told of objects that were removed because they are damaged.
         reader: Reads on the loop.
         stats: Counts.
+        tree: The directory.
     """
 
-    __slots__ = ("_executor", "_tasks", "on_removed", "reader", "stats")
+    __slots__ = ("_executor", "_tasks", "on_removed", "reader", "stats", "tree")
 
-    def __init__(self, *, threads: int, inline: bool) -> None:
+    def __init__(self, tree: Tree, *, threads: int, inline: bool) -> None:
         self._executor = ThreadPoolExecutor(threads, "pingora-cache-disk")
         self._tasks: set[asyncio.Task[object]] = set()
         self.reader = Reader(inline=inline)
         self.stats = DiskStats()
+        self.tree = tree
         self.on_removed: Callable[[bytes], None] = _nobody
 
     async def run(self, do: Callable[[], _T]) -> _T:
@@ -210,21 +214,15 @@ class Io:
 
     async def _remove(self, path: str, descriptor: Descriptor) -> None:
         try:
-            await self.run(lambda: _unlink_same(path, descriptor.fd))
+            slot = bytes.fromhex(os.path.basename(path))
+            await self.run(lambda: self.tree.remove_same(path, slot, descriptor.fd))
         finally:
             descriptor.release()
-        self.on_removed(bytes.fromhex(os.path.basename(path)))
+        self.on_removed(slot)
 
 
 def _nobody(slot: bytes) -> None:
     """Nobody is to be told."""
-
-
-def _unlink_same(path: str, fd: int) -> None:
-    with contextlib.suppress(OSError):
-        found, read = os.lstat(path), os.fstat(fd)
-        if (found.st_ino, found.st_dev) == (read.st_ino, read.st_dev):
-            os.unlink(path)
 
 
 @final

@@ -127,7 +127,7 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
         except Damaged as why:
             # Somebody may have been changing its meta; not so while it is locked.
             if attempt:
-                remove(path)
+                io.tree.remove_same(path, slot, descriptor.fd)
                 return why
         finally:
             descriptor.release()

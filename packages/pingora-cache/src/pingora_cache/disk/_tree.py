@@ -16,12 +16,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LEAVES", "Tree", "leaf_of", "make_folder"]
+__all__ = ["LEAVES", "Tree", "is_same", "leaf_of", "make_folder"]
 
 LEAVES: Final = 4096
 """Folders that finished objects are in."""
@@ -259,3 +260,54 @@ class Tree:
             else:
                 return True
         return False
+
+    def remove_same(self, path: str, slot: bytes, fd: int) -> None:
+        """Remove an object, unless another has taken its place.
+
+        Args:
+            path: Where it is.
+            slot: The hash of its key.
+            fd: Its file.
+
+        Raises:
+            OSError: If that fails.
+        """
+        if not is_same(path, fd):
+            return
+        # One may be published now, so it is looked at once more where nobody else finds it.
+        aside = self.write(slot, secrets.token_bytes(8))
+        try:
+            _rename(path, aside)
+        except FileNotFoundError:
+            return
+        if not is_same(aside, fd):
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        os.unlink(aside)
+
+
+def is_same(path: str, fd: int) -> bool:
+    """Tell whether a name is that of an open file.
+
+    Args:
+        path: The name.
+        fd: The file.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        OSError: If that cannot be found out.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        named, opened = os.lstat(path), os.fstat(fd)
+        return (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev)
+    return False
+
+
+def _rename(path: str, target: str) -> None:
+    try:
+        os.rename(path, target)
+    except FileNotFoundError:
+        make_folder(os.path.dirname(target))
+        os.rename(path, target)

@@ -135,7 +135,7 @@ class DiskStorage(Storage):
             raise ValueError(msg)
         limits = Limits(max_bytes, max_object_size)
         self._tree = Tree(path)
-        self._io = Io(threads=threads, inline=read_inline)
+        self._io = Io(self._tree, threads=threads, inline=read_inline)
         self._shop = Shop(self._tree, self._io, limits, stall_timeout=stall_timeout, sync=sync)
         manager = TinyUfoEviction(limits.capacity) if eviction is None else eviction
         self._keeper = Keeper(self._shop, manager, monotonic)
