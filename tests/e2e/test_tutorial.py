@@ -158,7 +158,7 @@ async def test_the_gateway_runs_from_its_file(tmp_path: Path) -> None:
             conf.write_text(json.dumps(server | {"gateway": section}))
 
         write({"alice": _HASH})
-        async with ServerProcess(str(_STEPS / "gateway.py"), "-c", str(conf)) as server:
+        async with ServerProcess(str(_STEPS / "my_gateway.py"), "-c", str(conf)) as server:
             await server.running()
             async with Client(listen) as client:
                 assert (await client.get("/orders/", _KEY)).text == "orders"
@@ -179,7 +179,7 @@ async def test_the_gateway_runs_from_its_file(tmp_path: Path) -> None:
 
 def test_the_file_of_the_tutorial_is_valid() -> None:
     """The configuration that is shown passes its own check."""
-    script, conf = str(_STEPS / "gateway.py"), str(_STEPS / "gateway.yaml")
+    script, conf = str(_STEPS / "my_gateway.py"), str(_STEPS / "gateway.yaml")
     done = subprocess.run(
         [sys.executable, script, "-t", "-c", conf],
         capture_output=True,

@@ -43,6 +43,8 @@ __all__ = ["DiskMiss", "Fill"]
 _WORTH: Final = 256 * 1024
 _MOST: Final = 1024 * 1024
 _SOON: Final = 0.003
+# The last block of a file, which is hardly ever full.
+_PAGE: Final = 4096
 
 
 @final
@@ -180,7 +182,7 @@ class Fill:
     async def _reserve(self, pieces: list[bytes]) -> None:
         size = sum(map(len, pieces))
         if self._file.descriptor is None:
-            size += META_AT + len(self.subject.meta)
+            size += disk_size(META_AT + len(self.subject.meta)) + _PAGE
         if not await self._shop.reserve(size):
             raise Error(STORAGE_FULL, f"no room for {size} bytes", source=ErrorSource.INTERNAL)
 

@@ -2,7 +2,7 @@
 
 Run it::
 
-    python examples/tutorial/gateway.py -c examples/tutorial/gateway.yaml
+    python examples/tutorial/my_gateway.py -c examples/tutorial/gateway.yaml
 """
 
 from __future__ import annotations
