@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pingora_cache import CacheLock, MemoryStorage
 from pingora_core import HttpPeer, Opt, Server
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("origin", metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     server = Server(Opt.from_namespace(args))
     proxy = http_proxy_service(server.configuration, Cached(args.origin))

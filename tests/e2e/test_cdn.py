@@ -181,6 +181,24 @@ async def test_a_hundred_clients_make_one_request() -> None:
     assert len(origin.requests) == 1
 
 
+async def test_the_smallest_cache() -> None:
+    """One callback and a store are enough."""
+    small = str(ROOT / "examples" / "cached.py")
+    async with (
+        Origin(page(FRESH)) as origin,
+        ServerProcess(small, origin.address, "--listen", "127.0.0.1:0") as process,
+    ):
+        host, port = await process.running()
+        node = Cdn(f"{host}:{port}")
+        ages = [(await node.send("/page")).get("age") for _ in range(2)]
+        process.send(signal.SIGTERM)
+        assert await process.wait() == 0
+
+    assert ages[0] is None
+    assert ages[1] is not None
+    assert len(origin.requests) == 1
+
+
 async def test_objects_on_disk_survive_a_restart(tmp_path: Path) -> None:
     """A node that is started again has what it had."""
     disk = ("--disk", str(tmp_path / "objects"))
