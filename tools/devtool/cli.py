@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 from devtool.api import api
@@ -97,9 +98,14 @@ def _demo(_: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _test(_: argparse.Namespace, rest: list[str]) -> None:
-    # All of them on two processes, a file on one of them; what was asked for as it was asked.
-    options = rest or ("--numprocesses=2", "--dist=loadfile", "--quiet")
-    replace_process(environment() / "python", "-m", "pytest", *options)
+    pytest = (environment() / "python", "-m", "pytest")
+    if rest:
+        replace_process(*pytest, *rest)
+    # All of them: on two processes, a file on one of them. Some tests look at messages in which
+    # a path is cut where it is long, and processes add to the path of their temporary files.
+    with tempfile.TemporaryDirectory(prefix="pt") as name:
+        temporary = f"--basetemp={name}/t"
+        run(*pytest, "--numprocesses=2", "--dist=loadfile", "--quiet", temporary)
 
 
 def _check(options: argparse.Namespace, _: list[str]) -> None:

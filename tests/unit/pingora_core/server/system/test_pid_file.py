@@ -370,5 +370,5 @@ def test_an_ordinary_user_is_told_what_it_may_not(path: Path) -> None:
 
 def _open_to_others(directory: Path) -> None:
     for each in (directory, *directory.parents):
-        if each.name.startswith(("pytest", "test_")) or each == directory:
+        if each.stat().st_uid == os.getuid() and each.parent != each:
             each.chmod(each.stat().st_mode | 0o011)
