@@ -68,6 +68,21 @@ def test_a_sink_that_is_stuck_costs_lines_and_not_time() -> None:
     assert queue.written == 11
 
 
+def test_long_lines_count_by_their_bytes() -> None:
+    """A client that makes its lines long does not make the queue large."""
+    sink = _Gate()
+    queue = LogQueue(sink, max_bytes=1000)
+    queue.put(b"first")
+    assert sink.entered.wait(10)
+    for _ in range(5):
+        queue.put(b"x" * 300)
+    assert queue.waiting == 3
+    assert queue.dropped == 2
+    sink.opened.set()
+    queue.close()
+    assert queue.written == 4
+
+
 def test_a_queue_that_was_idle_wakes_up() -> None:
     """The thread sleeps without polling, and is woken by the next line."""
     sink = _Gate()

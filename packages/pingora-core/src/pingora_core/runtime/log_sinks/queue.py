@@ -31,6 +31,7 @@ class LogQueue:
     Args:
         sink: Where they go; closed with the queue.
         capacity: Lines that may wait; more are dropped.
+        max_bytes: What those lines may come to, bytes: how long one is, clients decide.
 
     Attributes:
         written: Lines that the sink has taken.
@@ -38,12 +39,18 @@ class LogQueue:
         failures: How often the sink has failed.
     """
 
-    def __init__(self, sink: LogSink, *, capacity: int = 10_000) -> None:
+    def __init__(
+        self, sink: LogSink, *, capacity: int = 10_000, max_bytes: int = 16 * 1024 * 1024
+    ) -> None:
         if capacity < 1:
             msg = f"a queue has room for at least one line, not {capacity}"
             raise ValueError(msg)
         self._sink = sink
         self._capacity = capacity
+        self._max_bytes = max_bytes
+        # One of them is changed by each side only, so that neither needs a lock.
+        self._bytes_put = 0
+        self._bytes_taken = 0
         self._lines: deque[bytes] = deque()
         self._wake = threading.Event()
         self._is_idle = False
@@ -61,9 +68,15 @@ class LogQueue:
             line: Without a line end.
         """
         lines = self._lines
-        if len(lines) >= self._capacity or self._is_closing.is_set():
+        size = len(line)
+        if (
+            len(lines) >= self._capacity
+            or self._bytes_put + size - self._bytes_taken > self._max_bytes
+            or self._is_closing.is_set()
+        ):
             self.dropped += 1
             return
+        self._bytes_put += size
         lines.append(line)
         if self._is_idle:
             self._wake.set()
@@ -126,6 +139,7 @@ class LogQueue:
     def _write(self) -> None:
         lines = self._lines
         batch = [lines.popleft() for _ in range(min(len(lines), _BATCH))]
+        self._bytes_taken += sum(map(len, batch))
         if self._reopen:
             self._reopen = False
             self._sink.reopen()
