@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from pingora_limits._grid import Grid
 
 
 @given(st.floats(1e-3, 1e4), st.lists(st.floats(-1e6, 1e9), min_size=1, max_size=30))
+@example(0.001, [-2.220446049250313e-16, 2.0])
 def test_a_reading_is_in_the_current_interval(interval: float, readings: list[float]) -> None:
     """Whatever the clock does, the interval of the last reading is the current one."""
     grid = Grid(interval)

@@ -58,6 +58,10 @@ class Grid:
             passed = max(1, int((now - self.start) // self.interval))
             # Rounding must not put the start into the future: it would look like a jump back.
             self.start = min(now, self.start + passed * self.interval)
+            if self.start + self.interval < now:
+                # Nor the end into the past: the same reading would move the grid on again.
+                passed += 1
+                self.start = now
         self.end = self.start + self.interval
         return passed
 
