@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
+from pingora_core.listeners.l4 import TcpServerAddress
 from pingora_core.server.checks import Findings, check_configuration, check_services
 from pingora_core.services import Service
 from pingora_error import Error, ErrorType
 from tests.support.certificates import CertificateAuthority
 
 if TYPE_CHECKING:
+    from pingora_core.listeners.l4 import ServerAddress
     from pingora_core.services import ServiceContext
 
 needs_rights = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
@@ -288,9 +290,14 @@ def test_what_has_no_effect_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
 class Unsound(Service):
     """Is not set up as it should be."""
 
-    def __init__(self, name: str, error: Error | None) -> None:
+    def __init__(self, name: str, error: Error | None, *addresses: ServerAddress) -> None:
         super().__init__(name)
         self._error = error
+        self._addresses = addresses
+
+    @property
+    def listen_addresses(self) -> tuple[ServerAddress, ...]:
+        return self._addresses
 
     def check(self) -> None:
         if self._error is not None:
@@ -311,6 +318,22 @@ def test_all_services_are_asked() -> None:
     assert found.problems[0] == "service 'one': got 1, allowed: 2"
     assert "cert.pem" in found.problems[1]
     assert len(found.problems) == 2
+
+
+def test_a_shared_address_is_noted() -> None:
+    """Services share the socket of an address, which is seldom meant, least of all with port 0."""
+    ephemeral, other = TcpServerAddress("127.0.0.1:0"), TcpServerAddress("127.0.0.2:0")
+
+    found = check_services([
+        Unsound("one", None, ephemeral),
+        Unsound("two", None, other, ephemeral),
+    ])  # fmt: skip
+
+    assert found.problems == []
+    assert found.notes == [
+        "services 'one' and 'two' share the socket of 127.0.0.1:0:"
+        " each connection goes to one of them, whichever accepts it"
+    ]
 
 
 def test_a_conclusion_is_one_line(caplog: pytest.LogCaptureFixture) -> None:

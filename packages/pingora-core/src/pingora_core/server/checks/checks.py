@@ -149,18 +149,28 @@ def check_configuration(
 def check_services(services: Iterable[Service]) -> Findings:
     """Have each service look for mistakes in how it is set up: addresses, certificates.
 
+    Services that listen on the same address share its socket, port 0 included; that is noted.
+
     Args:
         services: The services of the server.
 
     Returns:
-        What they have found.
+        What they have found, and which of them have one socket together.
     """
     found = Findings()
+    first: dict[str, str] = {}
     for service in services:
         try:
             service.check()
         except Error as error:
             found.problems.append(_line(error))
+        for address in service.listen_addresses:
+            earlier = first.setdefault(address.key, service.name)
+            if earlier != service.name:
+                found.notes.append(
+                    f"services {earlier!r} and {service.name!r} share the socket of {address.key}:"
+                    " each connection goes to one of them, whichever accepts it"
+                )
     return found
 
 
