@@ -330,10 +330,8 @@ def test_a_shared_address_is_noted() -> None:
     ])  # fmt: skip
 
     assert found.problems == []
-    assert found.notes == [
-        "services 'one' and 'two' share the socket of 127.0.0.1:0:"
-        " each connection goes to one of them, whichever accepts it"
-    ]
+    (note,) = found.notes
+    assert note.startswith("services 'one' and 'two' share the socket of 127.0.0.1:0: each")
 
 
 def test_a_conclusion_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
