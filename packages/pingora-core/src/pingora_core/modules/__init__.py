@@ -12,6 +12,7 @@ from pingora_core.modules.grpc_web import GrpcWebBridge, GrpcWebBridgeBuilder
 from pingora_core.modules.module import Answer, Downstream, HttpModule, HttpModuleBuilder
 from pingora_core.modules.rate_limit import RateLimiter, RateLimiterBuilder, RateLimitRefusal
 from pingora_core.modules.rate_limit_policy import RateLimitCounts, RateLimitPolicy
+from pingora_core.modules.via import Via, ViaBuilder
 
 __all__ = [
     "Answer",
@@ -34,5 +35,7 @@ __all__ = [
     "RateLimiterBuilder",
     "ResponseCompression",
     "ResponseCompressionBuilder",
+    "Via",
+    "ViaBuilder",
     "forward_client_certificate",
 ]
