@@ -1,6 +1,6 @@
 """The generic cell rate algorithm, for many keys in bounded memory.
 
-Rules of this file: hashes come in, no key does; no I/O, and the time comes in as an argument.
+Rules of this file: hashes come in, no key does; no I/O; the clock is the caller's.
 
 Theory of operation: of each key one number is kept, the time at which its bucket will be full again
 (the theoretical arrival time of ITU-T I.371). Time is counted in tokens, seconds times rate: then a
@@ -27,6 +27,8 @@ from pingora_limits._grid import Grid
 from pingora_limits.limiter import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pingora_limits._tally import Geometry
 
 __all__ = ["SLACK", "Buckets"]
@@ -44,6 +46,7 @@ class Buckets(Grid):
         rate: Tokens that flow into each bucket per second, above 0.
         burst: Tokens that a bucket holds, at least 1.
         geometry: For how many keys there is room.
+        clock: Seconds that only grow.
 
     Attributes:
         burst: Tokens that a bucket holds.
@@ -54,6 +57,7 @@ class Buckets(Grid):
     """
 
     __slots__ = (
+        "_clock",
         "_crowd",
         "_current",
         "_geometry",
@@ -63,7 +67,9 @@ class Buckets(Grid):
         "rate",
     )
 
-    def __init__(self, rate: float, burst: int, geometry: Geometry) -> None:
+    def __init__(
+        self, rate: float, burst: int, geometry: Geometry, clock: Callable[[], float]
+    ) -> None:
         if not 0 < rate < math.inf:
             msg = f"tokens flow at a rate above 0 per second, not {rate}"
             raise ValueError(msg)
@@ -71,6 +77,7 @@ class Buckets(Grid):
         self.rate = rate
         self.burst = burst
         self._geometry = geometry
+        self._clock = clock
         self._origin = math.nan
         self._current: dict[int, float] = {}
         self._previous: dict[int, float] = {}
@@ -88,18 +95,18 @@ class Buckets(Grid):
         """Bytes that the buckets take at most."""
         return 2 * self._geometry.max_memory
 
-    def decide(self, hashed: int, cost: int, now: float, *, takes: bool) -> Decision:
+    def decide(self, hashed: int, cost: int, /, *, takes: bool) -> Decision:
         """Decide whether a bucket holds enough.
 
         Args:
             hashed: The hash of the key.
             cost: Tokens, at least 1.
-            now: The reading of the clock in seconds.
             takes: Whether to take the tokens if it does.
 
         Returns:
             The decision; if tokens were taken, as things are after that.
         """
+        now = self._clock()
         if not self.start <= now < self.end:
             self._turn(now)
         rate, burst = self.rate, self.burst

@@ -6,7 +6,7 @@ told in ``_grid``: after one ahead both tallies are empty, after one back they k
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from pingora_limits._grid import Grid
 from pingora_limits._tally import Tally
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Intervals"]
 
 
-@final
 class Intervals(Grid):
     """The counts of the current interval and of the one before.
 

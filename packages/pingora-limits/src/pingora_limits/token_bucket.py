@@ -6,20 +6,18 @@ import time
 from typing import TYPE_CHECKING, final
 
 from pingora_limits._buckets import Buckets
-from pingora_limits._hashing import hash_key
+from pingora_limits._faces import BucketLimiter
 from pingora_limits._tally import Geometry, check_amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pingora_limits._hashing import Key
-    from pingora_limits.limiter import Decision
 
 __all__ = ["TokenBucket"]
 
 
 @final
-class TokenBucket:
+class TokenBucket(BucketLimiter):
     """A limiter: each key has a bucket of ``burst`` tokens that fills at ``rate`` per second.
 
     Within any stretch of t seconds at most ``burst + rate * t`` are allowed. It is computed as the
@@ -48,7 +46,7 @@ class TokenBucket:
         [True, True, False]
     """
 
-    __slots__ = ("_buckets", "_clock")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -60,64 +58,4 @@ class TokenBucket:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_amount(burst, 1)
-        self._buckets = Buckets(rate, burst, Geometry(expected_keys, exact_keys))
-        self._clock = clock
-
-    @property
-    def limit(self) -> int:
-        """Tokens that a bucket holds."""
-        return self._buckets.burst
-
-    @property
-    def window(self) -> float:
-        """Seconds that an empty bucket takes to fill."""
-        return self._buckets.burst / self._buckets.rate
-
-    @property
-    def memory(self) -> int:
-        """Bytes that the buckets take now."""
-        return self._buckets.memory
-
-    @property
-    def max_memory(self) -> int:
-        """Bytes that the buckets take at most, whatever keys come."""
-        return self._buckets.max_memory
-
-    def acquire(self, key: Key, cost: int = 1, /) -> Decision:
-        """Ask, and take what is asked for if it is allowed.
-
-        Args:
-            key: Who asks.
-            cost: For how many tokens, from 1 to 4 Gi.
-
-        Returns:
-            The answer.
-
-        Raises:
-            TypeError: If the key is of another type.
-            ValueError: If the cost is out of range.
-        """
-        if cost != 1:
-            check_amount(cost, 1)
-        return self._buckets.decide(hash_key(key), cost, self._clock(), takes=True)
-
-    def peek(self, key: Key, cost: int = 1, /) -> Decision:
-        """Ask without taking.
-
-        Args:
-            key: Who asks.
-            cost: For how many tokens, from 1 to 4 Gi.
-
-        Returns:
-            The answer.
-
-        Raises:
-            TypeError: If the key is of another type.
-            ValueError: If the cost is out of range.
-        """
-        if cost != 1:
-            check_amount(cost, 1)
-        return self._buckets.decide(hash_key(key), cost, self._clock(), takes=False)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self.limit}, filled in {self.window:g} s>"
+        super().__init__(Buckets(rate, burst, Geometry(expected_keys, exact_keys), clock))

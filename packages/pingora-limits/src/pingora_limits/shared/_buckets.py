@@ -88,7 +88,7 @@ class SharedBuckets(EpochTables):
         super().forget()
         self._alone: Buckets | None = None  # what this process counts with if it has no slot
 
-    def decide(self, hashed: int, cost: int, *, takes: bool) -> Decision:
+    def decide(self, hashed: int, cost: int, /, *, takes: bool) -> Decision:
         """Decide whether a bucket holds enough.
 
         Args:
@@ -103,7 +103,7 @@ class SharedBuckets(EpochTables):
         if self._cells[0] != self._roll or not self._start <= now < self._end:
             self._turn(now)
         if self._is_alone:
-            return self._decide_alone(hashed, cost, now, takes=takes)
+            return self._decide_alone(hashed, cost, takes=takes)
         rate, burst = self.rate, self.burst
         instant = _EPOCH_START + max(0.0, (now - self._start) * rate)
         taken, floor = self._read(self._current, hashed)
@@ -181,7 +181,7 @@ class SharedBuckets(EpochTables):
             floors[cell + offset] = max(floors[cell + offset], floor)
             cells[cell] = max(cells[cell], count)
 
-    def _decide_alone(self, hashed: int, cost: int, now: float, *, takes: bool) -> Decision:
+    def _decide_alone(self, hashed: int, cost: int, *, takes: bool) -> Decision:
         if self._alone is None:
-            self._alone = Buckets(self.rate, self.burst, Geometry(self._capacity))
-        return self._alone.decide(hashed, cost, now, takes=takes)
+            self._alone = Buckets(self.rate, self.burst, Geometry(self._capacity), self._clock)
+        return self._alone.decide(hashed, cost, takes=takes)

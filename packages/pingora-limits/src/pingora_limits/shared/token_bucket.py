@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, final
 
-from pingora_limits._hashing import hash_key
+from pingora_limits._faces import BucketLimiter
 from pingora_limits._tally import check_amount
 from pingora_limits.shared._buckets import SharedBuckets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pingora_limits._hashing import Key
-    from pingora_limits.limiter import Decision
 
 __all__ = ["SharedTokenBucket"]
 
 
 @final
-class SharedTokenBucket:
+class SharedTokenBucket(BucketLimiter):
     """``TokenBucket`` over all processes that are forked after it was made.
 
     Make it before the server forks its workers, and use it in them. Each process keeps in memory of
@@ -47,7 +45,7 @@ class SharedTokenBucket:
         ValueError: If a number is out of range.
     """
 
-    __slots__ = ("_buckets",)
+    __slots__ = ("_shared",)
 
     def __init__(
         self,
@@ -59,66 +57,11 @@ class SharedTokenBucket:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_amount(burst, 1)
-        self._buckets = SharedBuckets(
+        self._shared = SharedBuckets(
             rate, burst, processes=processes, expected_keys=expected_keys, clock=clock
         )
-
-    @property
-    def limit(self) -> int:
-        """Tokens that a bucket holds."""
-        return self._buckets.burst
-
-    @property
-    def window(self) -> float:
-        """Seconds that an empty bucket takes to fill."""
-        return self._buckets.burst / self._buckets.rate
-
-    @property
-    def memory(self) -> int:
-        """Bytes that the buckets take now, in all processes together."""
-        return self._buckets.memory
-
-    @property
-    def max_memory(self) -> int:
-        """Bytes that the buckets take at most, in all processes together."""
-        return self._buckets.max_memory
-
-    def acquire(self, key: Key, cost: int = 1, /) -> Decision:
-        """Ask, and take what is asked for if it is allowed.
-
-        Args:
-            key: Who asks.
-            cost: For how many tokens, from 1 to 4 Gi.
-
-        Returns:
-            The answer.
-
-        Raises:
-            TypeError: If the key is of another type.
-            ValueError: If the cost is out of range.
-        """
-        if cost != 1:
-            check_amount(cost, 1)
-        return self._buckets.decide(hash_key(key), cost, takes=True)
-
-    def peek(self, key: Key, cost: int = 1, /) -> Decision:
-        """Ask without taking.
-
-        Args:
-            key: Who asks.
-            cost: For how many tokens, from 1 to 4 Gi.
-
-        Returns:
-            The answer.
-
-        Raises:
-            TypeError: If the key is of another type.
-            ValueError: If the cost is out of range.
-        """
-        if cost != 1:
-            check_amount(cost, 1)
-        return self._buckets.decide(hash_key(key), cost, takes=False)
+        super().__init__(self._shared)
 
     def close(self) -> None:
         """Give the memory back; no token can be taken in this process any more."""
-        self._buckets.close()
+        self._shared.close()
