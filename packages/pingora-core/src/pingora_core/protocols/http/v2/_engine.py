@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.protocols.http.v2._frames import PREFACE, ErrorCode, settings_frame
-from pingora_core.protocols.http.v2._mended import mend_client_streams, mend_resets
+from pingora_core.protocols.http.v2._mended import mend_resets, mend_streams
 from pingora_error import Error, ErrorSource
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load_library(name: EngineName) -> Library:
     class Engine(connection.H2Connection):  # type: ignore[misc, name-defined]  # chosen at run time
         MAX_CLOSED_STREAMS = _MAX_CLOSED_STREAMS
 
-    mend_client_streams(Engine, importlib.import_module(f"{name}.stream"), exceptions)
+    mend_streams(Engine, importlib.import_module(f"{name}.stream"), exceptions)
     mend_resets(Engine)
 
     if name == "jh2":

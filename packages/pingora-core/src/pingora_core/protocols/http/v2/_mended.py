@@ -1,18 +1,19 @@
 """What the libraries do otherwise than RFC 9113 has it, put right.
 
-Of a client, what it receives:
+Of either role:
 
-- An informational head that arrives on a stream which this side has reset is a connection error to
-  them (h2 4.4, jh2 5.0). It is an everyday race: the stream is cancelled while a 103 is on its way.
-- A response whose Content-Length is not that of its content is a connection error to them, and so
-  is a 304 that ends with an empty DATA frame, although its Content-Length is that of another
-  response (RFC 9110 section 8.6). The session judges that, for its stream alone.
-
-Of either role, what it sends:
-
+- A message whose Content-Length is malformed, or is not that of its content, is a connection error
+  to them, and so is a 304 that ends with an empty DATA frame, although its Content-Length is that
+  of another response (RFC 9110 section 8.6). It is an error of the stream (RFC 9113 section 8.1.1):
+  a server's connection (`_receive_side`) and a client's session judge it.
 - A frame that arrives on a stream which has been reset already is answered with another RST_STREAM
   (h2 4.4, jh2 5.0). What is still on its way is to be ignored, and nothing may follow a RST_STREAM
   (section 5.1).
+
+Of a client:
+
+- An informational head that arrives on a stream which this side has reset is a connection error to
+  them (h2 4.4, jh2 5.0). It is an everyday race: the stream is cancelled while a 103 is on its way.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
         stream_id: int
 
 
-__all__ = ["mend_client_streams", "mend_resets"]
+__all__ = ["mend_resets", "mend_streams"]
 
 # Streams of a connection of which it is known that they were reset: the latest of them.
 _MAX_RESETS: Final = 512
 
 
-def mend_client_streams(engine: type, streams: ModuleType, exceptions: ModuleType) -> None:
-    """Let a class of engines make streams that judge less, when they are clients.
+def mend_streams(engine: type, streams: ModuleType, exceptions: ModuleType) -> None:
+    """Let a class of engines make streams that judge less.
 
     Args:
         engine: A class of this package, derived from a library's.
@@ -50,7 +51,14 @@ def mend_client_streams(engine: type, streams: ModuleType, exceptions: ModuleTyp
     resets = {streams.StreamClosedBy.SEND_RST_STREAM, streams.StreamClosedBy.RECV_RST_STREAM}
     original = engine._begin_new_stream  # type: ignore[attr-defined]  # noqa: SLF001 - no other way
 
-    class ClientStream(streams.H2Stream):  # type: ignore[misc, name-defined]  # chosen at run time
+    class Stream(streams.H2Stream):  # type: ignore[misc, name-defined]  # chosen at run time
+        def _initialize_content_length(self, headers: object) -> None:
+            pass
+
+        def _track_content_length(self, length: int, end_stream: bool) -> None:  # noqa: FBT001
+            pass
+
+    class ClientStream(Stream):
         def receive_headers(
             self, headers: Sequence[tuple[bytes, bytes]], *arguments: object
         ) -> object:
@@ -58,16 +66,9 @@ def mend_client_streams(engine: type, streams: ModuleType, exceptions: ModuleTyp
                 raise exceptions.StreamClosedError(self.stream_id)
             return super().receive_headers(headers, *arguments)
 
-        def _initialize_content_length(self, headers: object) -> None:
-            pass
-
-        def _track_content_length(self, length: int, end_stream: bool) -> None:  # noqa: FBT001
-            pass
-
     def begin_new_stream(self: object, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
         stream: H2Stream = original(self, stream_id, allowed_ids)
-        if stream.config.client_side:
-            stream.__class__ = ClientStream
+        stream.__class__ = ClientStream if stream.config.client_side else Stream
         return stream
 
     engine._begin_new_stream = begin_new_stream  # type: ignore[attr-defined]  # noqa: SLF001
