@@ -7,7 +7,7 @@ from pingora_proxy.proxy import HttpProxy
 from pingora_proxy.service import http_proxy, http_proxy_service
 from pingora_proxy.session import Session
 from pingora_proxy.status import default_status
-from pingora_proxy.subrequest import SubrequestSpawner
+from pingora_proxy.subrequest import Subrequest, SubrequestCtx, SubrequestSpawner
 
 __all__ = [
     "BodyFilterResult",
@@ -18,6 +18,8 @@ __all__ = [
     "HttpProxy",
     "ProxyHttp",
     "Session",
+    "Subrequest",
+    "SubrequestCtx",
     "SubrequestSpawner",
     "__version__",
     "default_status",

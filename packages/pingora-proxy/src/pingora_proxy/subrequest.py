@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pingora_cache.lock import LockStatus
-from pingora_core.protocols.http.subrequest import SubrequestSession
+from pingora_core.protocols.http.subrequest import PipedSubrequest, SubrequestSession
+from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from pingora_cache.lock import WritePermit
     from pingora_core.protocols.address import SocketAddress
     from pingora_core.protocols.digest import Digest
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
-    from pingora_http import RequestHeader
+    from pingora_http import HeaderMap, RequestHeader, ResponseHeader
 
-__all__ = ["ParentRequest", "SubrequestCtx", "SubrequestProcess", "SubrequestSpawner"]
+__all__ = ["ParentRequest", "Subrequest", "SubrequestCtx", "SubrequestProcess", "SubrequestSpawner"]
 
 _logger = logging.getLogger(__name__)
 
 _MAX_RUNNING = 1024
+_MAX_WHOLE = 1 << 20
 
 
 class ParentRequest(Protocol):
@@ -108,6 +111,106 @@ class SubrequestProcess(Protocol):
         """Serve it."""
 
 
+class Subrequest:
+    """A subrequest whose response is read; ``SubrequestSpawner.create_subrequest`` makes it.
+
+    It runs from ``async with`` on. Leaving that breaks it off, if it is not over.
+
+    Args:
+        spawner: Owns the task.
+        piped: Its downstream side.
+        shutdown: Tells when the server stops.
+        ctx: What it is given along.
+
+    Source: ``SubrequestHandle`` in pingora-proxy/src/subrequest/pipe.rs.
+    """
+
+    __slots__ = ("_ctx", "_piped", "_shutdown", "_spawner", "_task")
+
+    def __init__(
+        self,
+        spawner: SubrequestSpawner,
+        piped: PipedSubrequest,
+        shutdown: ShutdownWatch,
+        ctx: SubrequestCtx,
+    ) -> None:
+        self._spawner = spawner
+        self._piped = piped
+        self._shutdown = shutdown
+        self._ctx = ctx
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._task is not None:
+            raise RuntimeError("a subrequest runs once")
+        task = self._spawner.start(self._piped, self._shutdown, self._ctx)
+        if task is None:
+            msg = "too many subrequests run already"
+            raise Error(ErrorType.INTERNAL_ERROR, msg, source=ErrorSource.INTERNAL)
+        self._task = task
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def header(self) -> ResponseHeader:
+        """Wait for the final head of the response, which has passed all filters.
+
+        Returns:
+            The head, the subrequest's own: copy it before you send it.
+
+        Raises:
+            Error: ``CONNECTION_CLOSED`` if there is none.
+        """
+        return await self._piped.read_response_header()
+
+    async def read_body(self) -> bytes | None:
+        """Wait for the next piece of the body. The upstream waits for those who do not read.
+
+        Returns:
+            The piece; None at the end.
+
+        Raises:
+            Error: ``CONNECTION_CLOSED`` if the response broke off.
+        """
+        return await self._piped.read_response_body()
+
+    async def read_whole_body(self, limit: int = _MAX_WHOLE) -> bytes:
+        """Wait for the rest of the body.
+
+        Args:
+            limit: Bytes that it may have.
+
+        Returns:
+            The rest.
+
+        Raises:
+            Error: ``CONNECTION_CLOSED`` if the response broke off; ``INTERNAL_ERROR`` if it is
+                longer than the limit.
+        """
+        pieces = []
+        size = 0
+        while (piece := await self.read_body()) is not None:
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                msg = f"the response of a subrequest is longer than {limit} bytes"
+                raise Error(ErrorType.INTERNAL_ERROR, msg, source=ErrorSource.INTERNAL)
+        return b"".join(pieces)
+
+    @property
+    def trailers(self) -> HeaderMap | None:
+        """The trailers, once the body was read; None if there are none."""
+        return self._piped.response_trailers
+
+
 class SubrequestSpawner:
     """Runs subrequests of one service, each in a task that the service owns.
 
@@ -147,28 +250,81 @@ class SubrequestSpawner:
         Returns:
             False when too many run already, so that nothing was started.
         """
-        ctx = ctx or SubrequestCtx()
-        if len(self._tasks) >= self._max_running:
-            _logger.warning("too many subrequests: %d run already", len(self._tasks))
-            ctx.end()
-            return False
         copy = SubrequestSession(
             session.req_header,
             client_addr=session.client_addr,
             server_addr=session.server_addr,
             digest=session.digest,
         )
-        copy.shutdown_watch = session.shutdown_watch
-        task = asyncio.create_task(self._run(copy, session.shutdown_watch, ctx), name="subrequest")
+        return self.start(copy, session.shutdown_watch, ctx or SubrequestCtx()) is not None
+
+    def create_subrequest(
+        self,
+        session: ParentRequest,
+        request: RequestHeader | None = None,
+        body: bytes = b"",
+        *,
+        ctx: SubrequestCtx | None = None,
+    ) -> Subrequest:
+        """Make a request of one's own, to go through all phases, and whose response is read.
+
+        It is a request like others: all callbacks run for it, with a context of its own, and
+        ``session.is_subrequest`` is true. Whoever asks for subrequests there too has to see to
+        their end. It has no deadline of its own beside those of its upstream; ``asyncio.timeout``
+        around its ``async with`` breaks it off.
+
+        Args:
+            session: The request on whose behalf it is made.
+            request: The head; None for a copy of that of ``session``. It is copied without what
+                tells of a body or a connection.
+            body: The body.
+            ctx: What it is given along, as ``session.subrequest_ctx``.
+
+        Returns:
+            The subrequest, to be entered with ``async with``, which raises ``INTERNAL_ERROR`` when
+            too many run already.
+
+        Source: ``create_subrequest`` in pingora-proxy/src/subrequest/mod.rs.
+        """
+        piped = PipedSubrequest(
+            session.req_header if request is None else request,
+            body,
+            client_addr=session.client_addr,
+            server_addr=session.server_addr,
+            digest=session.digest,
+        )
+        return Subrequest(self, piped, session.shutdown_watch, ctx or SubrequestCtx())
+
+    def start(
+        self, copy: SubrequestSession, shutdown: ShutdownWatch, ctx: SubrequestCtx
+    ) -> asyncio.Task[None] | None:
+        """Serve a subrequest in a task that is the spawner's.
+
+        Args:
+            copy: Its downstream side.
+            shutdown: Tells when the server stops.
+            ctx: What it is given along; ended with it.
+
+        Returns:
+            The task; None when too many run already.
+        """
+        if len(self._tasks) >= self._max_running:
+            _logger.warning("too many subrequests: %d run already", len(self._tasks))
+            ctx.end()
+            return None
+        copy.shutdown_watch = shutdown
+        task = asyncio.create_task(self._run(copy, shutdown, ctx), name="subrequest")
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
             # Here and not in the task, which may be cancelled before it begins.
             self._tasks.discard(task)
             ctx.end()
+            if isinstance(copy, PipedSubrequest):
+                copy.end()
 
         task.add_done_callback(ended)
-        return True
+        return task
 
     async def _run(
         self, copy: SubrequestSession, shutdown: ShutdownWatch, ctx: SubrequestCtx
