@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["no_leaks", "pytest_asyncio_loop_factories"]
 
 
+# Releases of pytest-asyncio before 1.5 do not ask: then it is the loop that Python brings.
+@pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_core import HttpPeer
+from pingora_core.listeners.tls import TlsSettings
+from pingora_core.protocols.ssl_digest import SslDigest
+from pingora_core.protocols.tls.certificate import CaBundle
+from pingora_core.upstreams.options import PeerOptions
 from pingora_error import Error
+from pingora_http import Version
 from pingora_proxy import ProxyHttp
 from pingora_proxy.testing import (
+    Client,
     FakeClock,
     RunningProxy,
     ScriptedOrigin,
@@ -22,12 +28,16 @@ from pingora_proxy.testing import (
     reset,
     stream,
 )
+from tests.support.certificates import CertificateAuthority
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
+    from pingora_core.protocols.http.server import ServerSession
     from pingora_http import RequestHeader
     from pingora_proxy import Session
+    from pingora_proxy.testing import Step
+    from pingora_proxy.testing.pytest_plugin import StartProxy
 
 
 # --8<-- [start:gate]
@@ -150,8 +160,7 @@ async def test_faults_of_an_origin_are_seen_as_such() -> None:
 
 # --8<-- [start:fixtures]
 async def test_the_fixtures_start_and_stop(
-    scripted_origin: ScriptedOrigin,
-    start_proxy: Callable[[ProxyHttp[None]], Awaitable[RunningProxy[None]]],
+    scripted_origin: ScriptedOrigin, start_proxy: StartProxy
 ) -> None:
     """They are ready to use, and are cleaned up after the test."""
     scripted_origin.on("*", reply(204))
@@ -160,6 +169,101 @@ async def test_the_fixtures_start_and_stop(
 
 
 # --8<-- [end:fixtures]
+
+
+# --8<-- [start:expect]
+async def ask(times: int) -> None:
+    """Ask an origin that expects two requests.
+
+    Args:
+        times: How often.
+    """
+    async with ScriptedOrigin() as origin, Client(origin.address) as client:
+        origin.expect("/a", reply(503), reply(200))
+        for _ in range(times):
+            await client.get("/a")
+
+
+async def test_a_script_can_say_how_often_it_is_asked() -> None:
+    """One request less, or one more, fails the test and says what came."""
+    await ask(2)
+    with pytest.raises(AssertionError, match=r"/a: 1 came, 2 were expected \(in all: GET /a\)"):
+        await ask(1)
+    with pytest.raises(AssertionError, match="/a: 3 came, 2 were expected"):
+        await ask(3)
+
+
+# --8<-- [end:expect]
+
+
+async def fail_within(step: Step) -> None:
+    """Have a request met by a step, and fail.
+
+    Args:
+        step: What meets it.
+    """
+    async with ScriptedOrigin() as origin, Client(origin.address) as client:
+        origin.on("*", step)
+        with pytest.raises(Error):
+            await client.get()
+
+
+async def test_what_a_step_asserts_fails_the_test() -> None:
+    """It is not lost behind a 502."""
+
+    async def step(session: ServerSession) -> None:
+        assert session.request.method == "PUT", "a PUT was expected"
+
+    with pytest.raises(AssertionError, match="a PUT was expected"):
+        await fail_within(step)
+
+
+async def test_a_failure_of_the_test_itself_is_not_covered() -> None:
+    """What the script misses then is no news."""
+
+    async def fail() -> None:
+        async with ScriptedOrigin() as origin:
+            origin.expect("/never", reply(200))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+
+async def test_an_origin_may_speak_tls_and_http2(tmp_path: Path) -> None:
+    """And so may the client."""
+    authority = CertificateAuthority(tmp_path)
+    issued = authority.issue("localhost")
+    settings = TlsSettings.intermediate(issued.chain_path, issued.key_path)
+    settings.enable_h2()
+    async with ScriptedOrigin(tls=settings) as origin:
+        origin.expect("/", reply(200, b"safe"))
+        options = PeerOptions.default()
+        options.set_http_version(2, 1)
+        options.ca = CaBundle.from_pem(authority.cert_pem)
+        peer = HttpPeer(origin.address, tls=True, sni="localhost", options=options)
+        async with Client(peer) as client:
+            assert (await client.get()).text == "safe"
+        assert origin.requests[0].header.version is Version.HTTP_20
+
+
+def test_a_session_may_have_come_over_tls() -> None:
+    """For callbacks that send clients to https."""
+    tls = SslDigest("TLS_AES_128_GCM_SHA256", "TLSv1.3", sni="a.test")
+    assert make_session(tls=tls).scheme == "https"
+    assert make_session().scheme == "http"
+
+
+async def test_a_proxy_that_cannot_start_says_why() -> None:
+    """The error is that of its ``startup``, and nothing is left behind."""
+
+    class Broken(Gate):
+        async def startup(self) -> None:
+            msg = "no database"
+            raise OSError(msg)
+
+    with pytest.raises(OSError, match="no database"):
+        await RunningProxy(Broken()).__aenter__()
 
 
 def test_a_fake_clock_moves_forward_only() -> None:

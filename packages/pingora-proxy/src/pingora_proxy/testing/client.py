@@ -61,13 +61,14 @@ class Client:
     Connections are reused. A response that is cut off raises ``Error``, so that a test notices.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port`` or ``unix:path``; a peer for TLS, HTTP/2 and whatever else upstreams
+            can have.
         timeout: Seconds that one wait for bytes may take.
     """
 
-    def __init__(self, address: str, *, timeout: float = 10.0) -> None:
-        self._peer = HttpPeer(address)
-        self._address = address
+    def __init__(self, address: str | HttpPeer, *, timeout: float = 10.0) -> None:
+        self._peer = HttpPeer(address) if isinstance(address, str) else address
+        self._authority = self._peer.sni or str(self._peer.address)
         self._timeout = timeout
         self._connector = Connector()
 
@@ -119,8 +120,8 @@ class Client:
         """
         header = RequestHeader(method, target, headers=headers)
         if header.get_raw(b"host") is None:
-            header.insert_header("Host", self._address)
-        if body is not None:
+            header.insert_header("Host", self._authority)
+        if body is not None and header.get_raw(b"content-length") is None:
             header.insert_header("Content-Length", str(len(body)))
         session, _ = await self._connector.get_http_session(self._peer)
         session.read_timeout = self._timeout

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
+    from pingora_core.apps.http_app import HttpServerOptions
+    from pingora_core.listeners.tls import TlsSettings
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
-    from pingora_http import RequestHeader
+    from pingora_http import HeaderMap, RequestHeader
 
 __all__ = ["OriginRequest", "ScriptedOrigin", "Step", "cut_off", "hang", "reply", "reset", "stream"]
 
@@ -34,10 +36,12 @@ class OriginRequest:
     Attributes:
         header: Its head.
         body: Its body.
+        trailers: The fields after it; None if there were none.
     """
 
     header: RequestHeader
     body: bytes
+    trailers: HeaderMap | None = None
 
     @property
     def path(self) -> str:
@@ -152,7 +156,13 @@ async def reset(session: ServerSession) -> None:
 class ScriptedOrigin:
     """An HTTP server on a free port of 127.0.0.1, as an async context manager.
 
-    What no script is for is answered with 404.
+    What no script is for is answered with 404. Leaving the context raises what was wrong with the
+    scripts: a step that has raised, what was expected and did not come, what came too often.
+
+    Args:
+        tls: Certificate and protocols, for an origin that speaks TLS; with ``enable_h2()`` HTTP/2 as
+            well.
+        server_options: How proxies are spoken to, such as ``HttpServerOptions(h2c=True)``.
 
     Attributes:
         requests: What has come in, in order.
@@ -162,10 +172,19 @@ class ScriptedOrigin:
         >>> origin.on("/flaky", reply(503), reply(200, b"at last"))
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, tls: TlsSettings | None = None, server_options: HttpServerOptions | None = None
+    ) -> None:
         self.requests: list[OriginRequest] = []
-        self._scripts: dict[str, list[Step]] = {}
-        self._running = RunningService(Service("origin", _OriginApp(self)))
+        self._scripts: dict[str, _Script] = {}
+        self._failure: Exception | None = None
+        app = _OriginApp(self)
+        if server_options is not None:
+            app.server_options = server_options
+        service = Service("origin", app)
+        if tls is not None:
+            service.add_tls_with_settings("127.0.0.1:0", None, tls)
+        self._running = RunningService(service)
 
     @property
     def address(self) -> str:
@@ -182,10 +201,20 @@ class ScriptedOrigin:
         Raises:
             ValueError: Without a step.
         """
-        if not steps:
-            msg = "a script has at least one step"
-            raise ValueError(msg)
-        self._scripts[path] = list(steps)
+        self._scripts[path] = _Script(steps, is_exact=False)
+
+    def expect(self, path: str, *steps: Step) -> None:
+        """Say how requests for a path are answered, and how many have to come.
+
+        Args:
+            path: As for `on`.
+            steps: One for each request in turn. One more is answered with 500, and is an
+                ``AssertionError`` at the end, as is one less.
+
+        Raises:
+            ValueError: Without a step.
+        """
+        self._scripts[path] = _Script(steps, is_exact=True)
 
     def next_step(self, path: str) -> Step:
         """Take the next step of a path's script.
@@ -194,12 +223,37 @@ class ScriptedOrigin:
             path: The path.
 
         Returns:
-            The step; 404 without a script.
+            The step; 404 without a script, 500 where it has run out.
         """
         script = self._scripts.get(path) or self._scripts.get("*")
-        if script is None:
-            return reply(404)
-        return script.pop(0) if len(script) > 1 else script[0]
+        return reply(404) if script is None else script.next_step()
+
+    def note_failure(self, failure: Exception) -> None:
+        """Remember what a step has raised; the first one is raised when the context is left.
+
+        Args:
+            failure: It.
+        """
+        self._failure = self._failure or failure
+
+    def check(self) -> None:
+        """Compare what has come with what was expected; leaving the context does it as well.
+
+        Raises:
+            AssertionError: If other requests were expected.
+            Exception: What a step has raised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        wrong = [
+            f"{path}: {script.taken} came, {len(script.steps)} were expected"
+            for path, script in self._scripts.items()
+            if script.is_exact and script.taken != len(script.steps)
+        ]
+        if wrong:
+            came = ", ".join(f"{each.header.method} {each.path}" for each in self.requests)
+            msg = f"requests to the origin: {'; '.join(wrong)} (in all: {came or 'none'})"
+            raise AssertionError(msg)
 
     async def __aenter__(self) -> Self:
         await self._running.__aenter__()
@@ -212,6 +266,25 @@ class ScriptedOrigin:
         traceback: TracebackType | None,
     ) -> None:
         await self._running.__aexit__(kind, error, traceback)
+        if kind is None:
+            self.check()
+
+
+class _Script:
+    def __init__(self, steps: Sequence[Step], *, is_exact: bool) -> None:
+        if not steps:
+            msg = "a script has at least one step"
+            raise ValueError(msg)
+        self.steps = steps
+        self.is_exact = is_exact
+        self.taken = 0
+
+    def next_step(self) -> Step:
+        number = self.taken
+        self.taken += 1
+        if number < len(self.steps):
+            return self.steps[number]
+        return reply(500, b"the script has run out") if self.is_exact else self.steps[-1]
 
 
 class _OriginApp(HttpServerApp):
@@ -226,10 +299,16 @@ class _OriginApp(HttpServerApp):
             pieces: list[bytes] = []
             while (piece := await session.read_request_body()) is not None:
                 pieces.append(piece)
-            request = OriginRequest(session.request.copy(), b"".join(pieces))
+            request = OriginRequest(
+                session.request.copy(), b"".join(pieces), session.request_trailers
+            )
             self._origin.requests.append(request)
             await self._origin.next_step(request.path)(session)
             return await session.finish()
         except Error:
+            session.shutdown()
+            return False
+        except Exception as failure:  # noqa: BLE001 - a step is the test's own, and its asserts count
+            self._origin.note_failure(failure)
             session.shutdown()
             return False

@@ -39,18 +39,18 @@ def record_phases(app: ProxyHttp[CTX]) -> list[str]:
 
 
 class _Callback(Protocol):
-    def __call__(self, *args: object) -> object: ...
+    def __call__(self, *args: object, **named: object) -> object: ...
 
 
 def _noting(phases: list[str], name: str, callback: _Callback) -> _Callback:
     is_async = inspect.iscoroutinefunction(callback)
 
-    def noting(*args: object) -> object:
+    def noting(*args: object, **named: object) -> object:
         phases.append(name)
-        return callback(*args)
+        return callback(*args, **named)
 
-    async def noting_async(*args: object) -> object:
-        result = noting(*args)
+    async def noting_async(*args: object, **named: object) -> object:
+        result = noting(*args, **named)
         assert isinstance(result, Awaitable)
         return await result
 

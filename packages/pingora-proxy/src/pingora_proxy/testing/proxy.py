@@ -11,9 +11,11 @@ from pingora_proxy.testing.client import Client
 from pingora_proxy.testing.service import RunningService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
+    from pingora_cache.cache import HttpCache
+    from pingora_core.apps.http_app import HttpServerOptions
     from pingora_proxy.hooks import ProxyHttp
     from pingora_proxy.observe import ProxyObserver
     from pingora_proxy.testing.client import ClientResponse
@@ -27,6 +29,8 @@ class RunningProxy(Generic[CTX]):
     Args:
         app: The callbacks.
         conf: The server's configuration.
+        server_options: How clients are spoken to; None for the defaults.
+        new_cache: Makes the cache of a request, for a `FakeClock`; None for the usual one.
         observers: Are told what happens to requests.
 
     Attributes:
@@ -38,11 +42,19 @@ class RunningProxy(Generic[CTX]):
         app: ProxyHttp[CTX],
         *,
         conf: ServerConf | None = None,
+        server_options: HttpServerOptions | None = None,
+        new_cache: Callable[[], HttpCache] | None = None,
         observers: Sequence[ProxyObserver] = (),
     ) -> None:
         self.app: ProxyHttp[CTX] = app
         conf = conf or ServerConf()
-        service = http_proxy_service(conf, app, observers=observers)
+        service = http_proxy_service(
+            conf,
+            app,
+            server_options=server_options,
+            new_cache=new_cache,
+            observers=observers,
+        )
         self._running = RunningService(service, conf=conf)
         self._client: Client | None = None
 
@@ -97,6 +109,14 @@ class RunningProxy(Generic[CTX]):
         """
         return await self.client.request(method, target, headers, body)
 
+    def begin_shutdown(self) -> None:
+        """Tell the proxy to stop; leaving the context waits for its end."""
+        self._running.begin_shutdown()
+
+    def end_streams(self) -> None:
+        """Tell the proxy to stop, and to end what has no end of its own, such as WebSockets."""
+        self._running.end_streams()
+
     async def __aenter__(self) -> Self:
         await self._running.__aenter__()
         self._client = Client(self.address)
@@ -109,6 +129,8 @@ class RunningProxy(Generic[CTX]):
         traceback: TracebackType | None,
     ) -> None:
         client, self._client = self._client, None
-        if client is not None:
-            await client.__aexit__(None, None, None)
-        await self._running.__aexit__(kind, error, traceback)
+        try:
+            if client is not None:
+                await client.__aexit__(None, None, None)
+        finally:
+            await self._running.__aexit__(kind, error, traceback)

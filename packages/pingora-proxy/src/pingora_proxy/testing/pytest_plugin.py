@@ -6,7 +6,7 @@ They need a plugin that runs coroutines, such as pytest-asyncio or anyio's.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
@@ -14,13 +14,48 @@ from pingora_proxy.testing.origin import ScriptedOrigin
 from pingora_proxy.testing.proxy import RunningProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Sequence
 
-    from pingora_proxy.hooks import ProxyHttp
+    from pingora_core.apps.http_app import HttpServerOptions
+    from pingora_core.conf import ServerConf
+    from pingora_proxy.hooks import CTX, ProxyHttp
+    from pingora_proxy.observe import ProxyObserver
 
-    CTX = TypeVar("CTX")
+__all__ = ["StartProxy", "scripted_origin", "start_proxy"]
 
-__all__ = ["scripted_origin", "start_proxy"]
+
+class StartProxy:
+    """Starts proxies that run until the test is over; what the fixture ``start_proxy`` is.
+
+    Args:
+        stack: Ends them.
+    """
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def __call__(
+        self,
+        app: ProxyHttp[CTX],
+        *,
+        conf: ServerConf | None = None,
+        server_options: HttpServerOptions | None = None,
+        observers: Sequence[ProxyObserver] = (),
+    ) -> RunningProxy[CTX]:
+        """Start one.
+
+        Args:
+            app: The callbacks.
+            conf: The server's configuration.
+            server_options: How clients are spoken to; None for the defaults.
+            observers: Are told what happens to requests.
+
+        Returns:
+            The proxy.
+        """
+        return await self._stack.enter_async_context(
+            RunningProxy(app, conf=conf, server_options=server_options, observers=observers)
+        )
 
 
 @pytest_asyncio.fixture
@@ -35,15 +70,11 @@ async def scripted_origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 @pytest_asyncio.fixture
-async def start_proxy() -> AsyncIterator[Callable[[ProxyHttp[CTX]], Awaitable[RunningProxy[CTX]]]]:
+async def start_proxy() -> AsyncIterator[StartProxy]:
     """Start proxies that run until the test is over.
 
     Yields:
-        What starts one: ``proxy = await start(MyProxy())``.
+        What starts one: ``proxy = await start_proxy(MyProxy())``.
     """
     async with AsyncExitStack() as stack:
-
-        async def run(app: ProxyHttp[CTX]) -> RunningProxy[CTX]:
-            return await stack.enter_async_context(RunningProxy(app))
-
-        yield run
+        yield StartProxy(stack)

@@ -63,8 +63,14 @@ class RunningService(Generic[APP]):
         waiter = asyncio.create_task(ready.wait(), name="service is ready")
         try:
             await asyncio.wait((self._task, waiter), return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            # Nobody leaves a context that was not entered.
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            raise
         finally:
             waiter.cancel()
+            await asyncio.wait((waiter,))
         if self._task.done():
             self._task.result()
         return self
@@ -79,6 +85,7 @@ class RunningService(Generic[APP]):
         if task is None:
             return
         self.begin_shutdown()
+        self.end_streams()
         done, _ = await asyncio.wait((task,), timeout=self._grace_period)
         if not done:
             task.cancel()
@@ -94,3 +101,10 @@ class RunningService(Generic[APP]):
     def begin_shutdown(self) -> None:
         """Tell the service to stop; leaving the context waits for its end."""
         self._switch.start()
+
+    def end_streams(self) -> None:
+        """Tell the service to stop, and to end what has no end of its own, such as WebSockets.
+
+        Leaving the context does this, as a server does when the time for it has come.
+        """
+        self._switch.end_streams()

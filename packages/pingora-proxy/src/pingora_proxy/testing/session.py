@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pingora_core.modules.chain import HttpModules
 from pingora_core.protocols.address import HostAddress, parse_address
+from pingora_core.protocols.digest import Digest
 from pingora_core.protocols.http.subrequest import SubrequestSession
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_http import RequestHeader
@@ -15,6 +16,7 @@ from pingora_proxy.testing.client import ClientResponse
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pingora_core.protocols.ssl_digest import SslDigest
     from pingora_http import HeaderMap, ResponseHeader
 
 __all__ = ["FakeSession", "make_session"]
@@ -23,12 +25,14 @@ __all__ = ["FakeSession", "make_session"]
 class _FakeDownstream(SubrequestSession):
     # A request from nobody, whose response is kept.
 
-    def __init__(self, request: RequestHeader, body: bytes, client: str) -> None:
+    def __init__(
+        self, request: RequestHeader, body: bytes, client: str, tls: SslDigest | None
+    ) -> None:
         address = parse_address(client)
         if isinstance(address, HostAddress):
             msg = f"a client has an address, not a name ({client})"
             raise ValueError(msg)
-        super().__init__(request, client_addr=address)
+        super().__init__(request, client_addr=address, digest=Digest(ssl_digest=tls))
         self.request = request
         self._request_body = body
         self._body_read = 0
@@ -110,6 +114,7 @@ def make_session(
     body: bytes = b"",
     *,
     client: str = "203.0.113.7:40000",
+    tls: SslDigest | None = None,
 ) -> FakeSession:
     """Make a session for testing one callback, without any socket.
 
@@ -119,6 +124,8 @@ def make_session(
         headers: Its fields; Content-Length is added for a body.
         body: Its body.
         client: Address of the client.
+        tls: What TLS has agreed on, such as ``SslDigest("TLS_AES_128_GCM_SHA256", "TLSv1.3")``;
+            None for a request in clear.
 
     Returns:
         The session.
@@ -134,4 +141,4 @@ def make_session(
     request = RequestHeader(method, target, headers=headers)
     if body and request.get_raw(b"content-length") is None:
         request.insert_header("Content-Length", str(len(body)))
-    return FakeSession(_FakeDownstream(request, body, client))
+    return FakeSession(_FakeDownstream(request, body, client, tls))
