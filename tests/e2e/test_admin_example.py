@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 from typing import TYPE_CHECKING, TypedDict
 
@@ -25,7 +27,7 @@ _FIELDS = [
 
 class _Row(TypedDict):
     address: str
-    state: str
+    states: dict[str, int]
 
 
 class _Worker(TypedDict):
@@ -62,21 +64,29 @@ async def _change(address: str, method: str, path: str, body: object) -> _Done:
     return changed["workers"]
 
 
-async def _states(address: str, backend: str, wanted: str) -> set[int]:
-    # Which workers see a backend in a state: connections reach one or the other.
-    pids: set[int] = set()
-    for _ in range(60):
-        overview = await _overview(address)
-        rows = overview["backends"]["backends"]
-        assert [row["state"] for row in rows if row["address"] == backend] == [wanted]
-        pids.add(overview["pid"])
-        if len(pids) == 2:
-            break
-    return pids
+async def _settled(address: str, backend: str) -> dict[str, int]:
+    # How many workers see a backend in which state, once all of them have been asked anew.
+    while True:
+        rows = (await _overview(address))["backends"]["backends"]
+        states = next(row["states"] for row in rows if row["address"] == backend)
+        if sum(states.values()) == 2 and "ready" not in states:
+            return states
+        await asyncio.sleep(0.05)
+
+
+async def _replaced(address: str, killed: int) -> None:
+    # Until another worker has taken the place of one.
+    async with asyncio.timeout(20):
+        while True:
+            rows = (await _overview(address))["workers"]
+            ready = [row["pid"] for row in rows if row.get("is_ready")]
+            if len(ready) == 2 and killed not in ready:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_what_one_worker_is_told_all_do(tmp_path: Path) -> None:
-    """Two workers: each is seen by both, and a backend is drained in both."""
+    """Two workers: a backend is drained in both, and in the one that replaces one of them."""
     token = tmp_path / "token"
     token.write_text(_TOKEN)
     conf = tmp_path / "conf.yaml"
@@ -108,10 +118,19 @@ async def test_what_one_worker_is_told_all_do(tmp_path: Path) -> None:
             done = await _change(admin, "POST", "/backends/drain", {"address": first.address})
             assert done["asked"] == 2
             assert done["failed"] == {}
-            pids = await _states(admin, first.address, "drained")
-            assert pids <= {row["pid"] for row in workers}
+            assert await _settled(admin, first.address) == {"drained": 2}
             done = await _change(admin, "PUT", "/log-level", {"level": "error"})
             assert done["failed"] == {}
+
+            # The worker that takes the place of another knows it, too.
+            os.kill(workers[0]["pid"], signal.SIGKILL)
+            await _replaced(admin, workers[0]["pid"])
+            assert await _settled(admin, first.address) == {"drained": 2}
+            before = len(first.requests)
+            for number in range(10):
+                async with await RawClient.connect(proxy) as client:
+                    assert (await client.request(target=f"/{number}")).body == b"hello"
+            assert len(first.requests) == before
 
             server.send(signal.SIGTERM)
             assert await server.wait() == 0

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pingora_core.conf import ServerConf
 from pingora_error import Error, ErrorType
-from pingora_proxy.admin import AdminToken
+from pingora_proxy.admin import AdminToken, app, operations
 from pingora_proxy.admin.app import MAX_BODY
 from tests.support.admin import TOKEN, AdminRig, running
 from tests.support.client import RawClient
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pingora_core.metrics.snapshot import Families
     from tests.support.client import Response
 
 _JSON = ("Content-Type", "application/json")
@@ -36,7 +41,8 @@ async def _ask(
             given.append(_JSON)
     async with await RawClient.connect(address) as client:
         response = await client.request(method, target, given, payload)
-    is_json = response.get("content-type") == "application/json" and response.body
+    kinds = {"application/json", "application/problem+json"}
+    is_json = response.get("content-type") in kinds and response.body
     return response, json.loads(response.body) if is_json else None
 
 
@@ -80,7 +86,12 @@ async def test_everything_else_needs_it(rig: AdminRig) -> None:
             for method in ("GET", "POST"):
                 response, answer = await _ask(address, method, path, body={})
                 assert response.status == 401
-                assert answer == {"error": "a token is needed"}
+                assert response.get("content-type") == "application/problem+json"
+                assert answer == {
+                    "title": "Unauthorized",
+                    "status": 401,
+                    "detail": "a token is needed",
+                }
                 assert str(response.get("www-authenticate")).startswith("Bearer")
         right = ("Authorization", f"Bearer {TOKEN}")
         assert (await _ask(address, "GET", "/overview", right))[0].status == 200
@@ -126,6 +137,7 @@ async def test_the_heads_of_answers(rig: AdminRig) -> None:
 async def test_the_views(rig: AdminRig) -> None:
     """Each has its part of the whole that the page asks for."""
     rig.serve(4)
+    rig.server.configuration = ServerConf.from_yaml("app: {password: hunter2}")
     async with running(rig.service()) as address:
         _, overview = await _ask(address, "GET", "/overview")
         assert isinstance(overview, dict)
@@ -143,6 +155,7 @@ async def test_the_views(rig: AdminRig) -> None:
         _, config = await _ask(address, "GET", "/config")
         assert isinstance(config, dict)
         assert config["values"]["max_retries"] == 16
+        assert config["application"] == {"app": "[hidden: not in show_config]"}
         _, metrics = await _ask(address, "GET", "/metrics.json")
         assert isinstance(metrics, dict)
         assert metrics["http_server_request_duration_seconds"]["kind"] == "histogram"
@@ -168,13 +181,18 @@ async def test_backends_are_taken_out_and_back(rig: AdminRig) -> None:
             (b"{", 400),
             (b"[" * 9000, 400),
             (b"\xff", 400),
+            (b'{"address": "127.0.0.1:8001", "address": "127.0.0.1:8002"}', 400),
+            ({"address": "127.0.0.1:8001", "poool": "web"}, 400),
+            ('{"address": "127.0.0.1:8001"}'.encode("utf-16"), 400),
         ):
             response, answer = await _ask(address, "POST", "/backends/drain", body=body)
             assert response.status == status
             assert isinstance(answer, dict)
-            assert answer["error"]
-        response, _ = await _ask(address, "GET", "/backends/drain")
-        assert (response.status, response.get("allow")) == (405, "POST")
+            assert answer["status"] == status
+            assert answer["detail"]
+        for method in ("GET", "PUT", "DELETE"):
+            response, _ = await _ask(address, method, "/backends/drain")
+            assert (response.status, response.get("allow")) == (405, "POST")
         response, _ = await _ask(address, "DELETE", "/backends")
         assert (response.status, response.get("allow")) == (405, "GET, HEAD")
 
@@ -227,7 +245,8 @@ async def test_a_store_in_trouble_is_told(rig: AdminRig, caplog: pytest.LogCaptu
     async with running(rig.service()) as address:
         response, answer = await _ask(address, "POST", "/cache/purge", body={"tag": "a"})
     assert response.status == 502
-    assert answer == {"error": "cache 'memory' is in trouble; the log tells more"}
+    assert isinstance(answer, dict)
+    assert answer["detail"] == "cache 'memory' is in trouble; the log tells more"
     assert "disk on fire" in caplog.text
 
 
@@ -244,7 +263,7 @@ async def test_the_log_level_is_changed(rig: AdminRig) -> None:
         response, _ = await _ask(address, "PUT", "/log-level", body={"level": "loud"})
         assert response.status == 400
         response, _ = await _ask(address, "POST", "/log-level", body={"level": "info"})
-        assert (response.status, response.get("allow")) == (405, "PUT")
+        assert (response.status, response.get("allow")) == (405, "GET, HEAD, PUT")
 
 
 async def test_a_unix_socket(rig: AdminRig, tmp_path: Path) -> None:
@@ -272,7 +291,133 @@ async def test_a_reload_reads_the_token_again(rig: AdminRig, tmp_path: Path) -> 
         assert (await _ask(address, "GET", "/pools", old))[0].status == 401
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.0.0.1:6190", "example.test:6190"])
+async def test_tokens_are_not_tried_at_will(rig: AdminRig) -> None:
+    """After some that were wrong the client has to wait, with the right one as well."""
+    right = ("Authorization", f"Bearer {TOKEN}")
+    async with running(rig.service(token=AdminToken(value=TOKEN))) as address:
+        for number in range(10):
+            wrong = ("Authorization", f"Bearer {number}")
+            assert (await _ask(address, "GET", "/pools", wrong))[0].status == 401
+        response, answer = await _ask(address, "GET", "/pools", right)
+        assert (response.status, response.get("retry-after")) == (429, "3")
+        assert isinstance(answer, dict)
+        assert TOKEN not in str(answer)
+        # Those who send none are told that one is needed, and probes are answered.
+        assert (await _ask(address, "GET", "/pools"))[0].status == 401
+        assert (await _ask(address, "GET", "/livez"))[0].status == 200
+
+
+async def test_tokens_are_never_logged(rig: AdminRig, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the right one nor what somebody took for it; who was refused is told."""
+    service = rig.service(token=AdminToken(value=TOKEN))
+    with caplog.at_level(logging.DEBUG):
+        async with running(service) as address:
+            for token in (TOKEN, "guess-0123456789"):
+                await _ask(address, "GET", "/pools", ("Authorization", f"Bearer {token}"))
+    assert "this is not the token" in caplog.text
+    assert "127.0.0.1" in caplog.text
+    assert TOKEN not in caplog.text + repr(service.__dict__)
+    assert "guess-0123456789" not in caplog.text
+
+
+async def test_a_body_that_never_ends(rig: AdminRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for only so long, however steadily it comes."""
+    monkeypatch.setattr(app, "IO_TIMEOUT", 0.05)
+    async with running(rig.service()) as address, await RawClient.connect(address) as client:
+        await client.send(
+            b"POST /backends/drain HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+        )
+        assert (await client.read_response("POST")).status == 408
+
+
+async def test_a_store_that_hangs(rig: AdminRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for only so long."""
+    monkeypatch.setattr(operations, "PURGE_TIMEOUT", 0.02)
+
+    async def hang(*_: object, **__: object) -> int:
+        await asyncio.get_running_loop().create_future()
+        return 1
+
+    rig.cache.purge_tag = hang  # type: ignore[method-assign]
+    async with running(rig.service()) as address:
+        response, _ = await _ask(address, "POST", "/cache/purge", body={"tag": "a"})
+    assert response.status == 504
+
+
+async def test_who_changed_what_is_logged(rig: AdminRig, caplog: pytest.LogCaptureFixture) -> None:
+    """With the client's address and the outcome, without secrets of URLs."""
+    async with running(rig.service()) as address:
+        await _ask(address, "POST", "/backends/drain", body={"address": "127.0.0.1:8001"})
+        await _ask(address, "POST", "/backends/drain", body={"address": "127.0.0.1:9"})
+        await _ask(address, "POST", "/cache/purge", body={"url": "https://a.test/?token=hunter2"})
+    lines = [each.getMessage() for each in caplog.records if each.name.endswith("admin.app")]
+    assert len(lines) == 3
+    assert lines[0].startswith(
+        'admin interface: backends/drain {"address": "127.0.0.1:8001"} from '
+    )
+    assert lines[0].endswith(": done")
+    assert "has no backend" in lines[1]
+    assert "hunter2" not in caplog.text
+
+
+async def test_readiness_may_need_backends(rig: AdminRig) -> None:
+    """Where the program says so a process without any that is ready is not ready itself."""
+    async with running(rig.service(ready_backends=["web"])) as address:
+        assert (await _ask(address, "GET", "/readyz"))[0].status == 200
+        for each in rig.pool.current:
+            rig.pool.set_enabled(each.addr, False)
+        assert (await _ask(address, "GET", "/readyz"))[0].status == 503
+        _, overview = await _ask(address, "GET", "/overview")
+        assert isinstance(overview, dict)
+        assert (overview["is_ready"], overview["missing"]) == (False, ["web"])
+        assert (await _ask(address, "GET", "/livez"))[0].status == 200
+    with pytest.raises(ValueError, match="'db' is not in backends"):
+        rig.service(ready_backends=["db"])
+    with pytest.raises(TypeError, match="several are wanted"):
+        rig.service(ready_backends="web")
+
+
+async def test_many_viewers_cost_what_one_does(
+    rig: AdminRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within half a second all get the same answer; a change is seen at once."""
+    monkeypatch.setattr(app, "FRESH", 3600.0)
+    service = rig.service()
+    looks: list[object] = []
+    collect = rig.registry.collect
+
+    def counted() -> Families:
+        looks.append(None)
+        return collect()
+
+    monkeypatch.setattr(rig.registry, "collect", counted)
+    async with running(service) as address:
+        answers = await asyncio.gather(*(_ask(address, "GET", "/overview") for _ in range(20)))
+        assert len(looks) == 1
+        assert all(answer == answers[0][1] for _, answer in answers)
+        await _ask(address, "POST", "/backends/drain", body={"address": "127.0.0.1:8001"})
+        _, rows = await _ask(address, "GET", "/backends")
+        assert isinstance(rows, dict)
+        assert rows["web"][0]["state"] == "drained"
+
+
+async def test_slow_clients_keep_nobody_out(rig: AdminRig) -> None:
+    """One address has so many connections; from another the probe is answered all the same."""
+    service = rig.service()
+    async with running(service) as address, contextlib.AsyncExitStack() as stack:
+        for _ in range(80):
+            client = await stack.enter_async_context(await RawClient.connect(address))
+            with contextlib.suppress(OSError):
+                await client.send(b"GET / HTTP/1.1\r\nX: ")
+        limits = service._limits
+        await eventually(lambda: limits.refused_address >= 16)
+        assert limits.current == 64
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:0", "[::]:0", "10.0.0.1:6190", "example.test:6190", "a.localhost:6190"]
+)
 def test_other_addresses_need_a_token(rig: AdminRig, listen: str) -> None:
     """Without one the server does not start there."""
     with pytest.raises(Error, match=r"service 'Admin': address: got .* without a token, allowed:"):
@@ -288,3 +433,17 @@ def test_a_token_that_is_none_is_told_at_the_start(rig: AdminRig) -> None:
         rig.service(listen=None).check()
     for listen in ("127.0.0.1:0", "[::1]:0", "localhost:0", "unix:/tmp/x.sock"):
         rig.service(listen=listen).check()
+
+
+def test_a_unix_socket_for_everybody_needs_a_token(rig: AdminRig) -> None:
+    """Everybody on the machine is as good as the network."""
+    service = rig.service(listen=None)
+    service.add_uds("/tmp/x.sock", 0o666)
+    with pytest.raises(Error, match=r"permissions: /tmp/x\.sock is for everybody"):
+        service.check()
+    service = rig.service(listen=None)
+    service.add_uds("/tmp/x.sock", 0o660)
+    service.check()
+    service = rig.service(listen=None, token=AdminToken(value=TOKEN))
+    service.add_uds("/tmp/x.sock", 0o666)
+    service.check()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devtool.nodejs import AXE
+from pingora_load_balancing import Backend
 from pingora_proxy.admin import AdminToken
 from pingora_proxy.admin.page import load_page
 from tests.support.admin import TOKEN, AdminRig, running
@@ -134,10 +135,10 @@ async def test_numbers_come_with_their_units(browser: Browser) -> None:
         assert "10.0%" in tiles
         assert "p99" in tiles
         assert "ms" in tiles
-        label = str(
-            await tab.run("document.querySelector('.canvas svg').getAttribute('aria-label')")
+        told = str(
+            await tab.run("document.querySelector('.canvas').getAttribute('aria-valuetext')")
         )
-        assert label.startswith("Requests in the last five minutes: all ")
+        assert told.startswith("now: all ")
         assert await tab.run("document.querySelectorAll('path.curve').length >= 3")
 
 
@@ -163,6 +164,57 @@ async def test_a_backend_is_drained_with_the_keyboard(browser: Browser) -> None:
         assert rig.pool.current.states[1].is_enabled
         await tab.click("button.sure")
         await eventually(lambda: not rig.pool.current.states[1].is_enabled)
+
+
+async def test_a_moment_is_read_out(browser: Browser) -> None:
+    """By keyboard as with the pointer, in all plots at once; Escape goes back to now."""
+    rig = AdminRig()
+    async with running(rig.service()) as address, browser.tab() as tab:
+        await tab.go(f"http://{address}/?every=0.2")
+        await _look_twice(tab, rig)
+        await tab.until(
+            "document.querySelector('path.curve').getAttribute('d').split('L').length > 3"
+        )
+        canvas = "document.querySelectorAll('.canvas')"
+        await tab.run(f"{canvas}[1].focus()")
+        await tab.press("ArrowLeft")
+        for at in (0, 1, 2):
+            assert "ago: " in str(await tab.run(f"{canvas}[{at}].getAttribute('aria-valuetext')"))
+        dot = "document.querySelector('circle.dot').getAttribute('visibility')"
+        assert await tab.run(dot) == "visible"
+        await tab.press("Escape")
+        assert "now: " in str(await tab.run(f"{canvas}[0].getAttribute('aria-valuetext')"))
+        assert await tab.run(dot) == "hidden"
+
+
+async def test_many_backends(browser: Browser) -> None:
+    """Those in trouble come first, and only some are listed until all are asked for."""
+    rig = AdminRig()
+    rig.pool.replace([Backend(f"10.0.0.{number}:80") for number in range(200)])
+    rig.pool.set_healthy(rig.pool.current[150].addr, False)
+    rows = "document.querySelectorAll('#upstreams tbody tr')"
+    async with running(rig.service()) as address, browser.tab() as tab:
+        await tab.go(f"http://{address}/?every=0.2")
+        await tab.until(_SIGNED_IN)
+        assert await tab.run(f"{rows}.length") == 10
+        assert "10.0.0.150:80" in str(await tab.run(f"{rows}[0].innerText"))
+        assert "Unhealthy" in str(await tab.run(f"{rows}[0].innerText"))
+        assert await _text(tab, "upstreams-sum") == "199 of 200 ready, 190 not listed"
+        await tab.click("#all-upstreams")
+        assert await tab.run(f"{rows}.length") == 200
+        assert await _violations(tab) == []
+
+
+async def test_what_happens_is_kept(browser: Browser) -> None:
+    """Whoever looks away reads later which backend went and when."""
+    rig = AdminRig()
+    async with running(rig.service()) as address, browser.tab() as tab:
+        await tab.go(f"http://{address}/?every=0.2")
+        await tab.until(_SIGNED_IN)
+        rig.pool.set_healthy(rig.pool.current[0].addr, False)
+        await tab.until("document.querySelector('#events li')")
+        assert "127.0.0.1:8001 is unhealthy" in await _text(tab, "events")
+        await tab.until("document.querySelectorAll('.strip-plot .bar.bad').length === 1")
 
 
 async def test_a_purge_is_told(browser: Browser) -> None:

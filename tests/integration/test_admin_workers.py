@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 from pingora_core.conf import ServerConf
 from pingora_core.metrics import WorkerMetrics
+from pingora_load_balancing import Backend
 from pingora_proxy.admin import operations
 from pingora_proxy.admin.guard import Refusal
 from tests.support.admin import AdminRig, running
@@ -78,10 +81,9 @@ async def test_a_change_is_passed_on() -> None:
         answer = await _ask(address, "POST", "/cache/purge", {"tag": "red"})
         assert answer["purged"] == 5
         assert answer["workers"] == {"asked": 2, "failed": {}, "pid": os.getpid()}
-        assert questions == [{"change": "cache/purge", "arguments": {"tag": "red"}}]
-        workers = (await _ask(address, "GET", "/workers"))["workers"]
-        assert isinstance(workers, list)
-        assert [row["pid"] for row in workers] == [os.getpid(), _OTHER]
+        assert questions == [
+            {"change": "cache/purge", "arguments": {"tag": "red"}, "stamp": mock.ANY}
+        ]
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,16 @@ async def test_another_worker_is_answered() -> None:
     rig = AdminRig()
     service = rig.service()
     async with running(service, _TWO):
-        assert (await _say(service, {"ask": "worker"}))["pid"] == os.getpid()
-        change = {"change": "backends/disable", "arguments": {"address": "127.0.0.1:8001"}}
+        view = await _say(service, {"ask": "view"})
+        assert view.keys() == {"worker", "backends", "caches", "pools"}
+        where = {"address": "127.0.0.1:8001"}
+        change = {"change": "backends/disable", "arguments": where, "stamp": 7}
         assert (await _say(service, change))["action"] == "disable"
         assert not rig.pool.current.states[0].is_enabled
-        change = {"change": "shutdown", "arguments": {}}
+        assert await _say(service, {"ask": "decisions"}) == {
+            "decisions": [["backends/disable", "web", "127.0.0.1:8001", 7]]
+        }
+        change = {"change": "shutdown", "arguments": {}, "stamp": 8}
         assert await _say(service, change) == {"error": "'shutdown' cannot be changed"}
 
 
@@ -114,8 +121,84 @@ async def test_a_change_that_is_refused_here_is_not_passed_on() -> None:
     """What is wrong with it would be wrong everywhere."""
     service = AdminRig().service()
     async with running(service, _TWO) as address, _other(service, {}) as questions:
-        assert "error" in await _ask(address, "PUT", "/log-level", {"level": "loud"})
+        answer = await _ask(address, "PUT", "/log-level", {"level": "loud"})
+        assert answer["status"] == 400
         assert questions == []
+
+
+async def test_the_later_of_two_changes_counts() -> None:
+    """Two workers are told at once, and pass it on: all end up with the same."""
+    rig = AdminRig()
+    service = rig.service()
+    async with running(service, _TWO):
+        where = {"address": "127.0.0.1:8001"}
+        later = {"change": "backends/drain", "arguments": where, "stamp": 9}
+        earlier = {"change": "backends/enable", "arguments": where, "stamp": 8}
+        for change in (later, earlier):
+            assert "error" not in await _say(service, change)
+    assert not rig.pool.current.states[0].is_enabled
+
+
+async def test_a_backend_that_only_the_other_worker_has_found() -> None:
+    """Discovery is ahead there; what was decided is done here once it is found."""
+    rig = AdminRig()
+    service = rig.service()
+    async with running(service, _TWO):
+        where = {"address": "127.0.0.1:8003"}
+        change = {"change": "backends/drain", "arguments": where, "stamp": 9}
+        assert (await _say(service, change))["action"] == "drain"
+    rig.pool.replace([Backend("127.0.0.1:8003")])
+    assert not rig.pool.current.states[0].is_enabled
+
+
+async def test_a_worker_that_begins_decides_as_the_others_have() -> None:
+    """It takes the place of one that has died: a drained backend must not get requests there."""
+    rig = AdminRig()
+    service = rig.service()
+    decisions = [
+        ["backends/drain", "web", "127.0.0.1:8001", 5],
+        ["log-level/error", "", "", 6],
+        ["backends/drain", "unknown", "127.0.0.1:8002", 7],
+        ["shutdown", "", "", 8],
+        ["too", "short"],
+        None,
+    ]
+    before = logging.getLogger().level
+    try:
+        async with _other(service, {"decisions": decisions}), running(service, _TWO) as address:
+            assert [state.is_enabled for state in rig.pool.current.states] == [False, True]
+            assert logging.getLogger().level == logging.ERROR
+            asked = await _say(service, {"ask": "decisions"})
+            assert asked == {"decisions": decisions[:2]}
+            # A configuration with a level of its own has the last word.
+            await service.reload(ServerConf(log_level="warning"))
+            assert await _say(service, {"ask": "decisions"}) == {"decisions": decisions[:1]}
+            assert (await _ask(address, "GET", "/backends"))["web"]
+    finally:
+        logging.getLogger().setLevel(before)
+
+
+async def test_all_workers_are_seen() -> None:
+    """Their numbers are added up; of a backend the worst is told, with how many say so."""
+    rig = AdminRig()
+    rig.serve(4)
+    service = rig.service()
+    mine = service._operations.view()
+    assert isinstance(mine["backends"], dict)
+    theirs = json.loads(json.dumps(mine)) | {"worker": {"pid": _OTHER, "uptime": 1.0}}
+    theirs["backends"]["web"][0] |= {"state": "unhealthy", "is_ready": False, "in_flight": 3}
+    async with running(service, _TWO) as address, _other(service, theirs):
+        overview = await _ask(address, "GET", "/overview")
+    workers, backends, caches = (overview[each] for each in ("workers", "backends", "caches"))
+    assert isinstance(workers, list)
+    assert [row["pid"] for row in workers] == [os.getpid(), _OTHER]
+    assert isinstance(backends, dict)
+    first, second = backends["web"]
+    assert (first["state"], first["is_ready"], first["in_flight"]) == ("unhealthy", False, 3)
+    assert first["states"] == {"ready": 1, "unhealthy": 1}
+    assert (second["state"], second["is_ready"]) == ("ready", True)
+    assert isinstance(caches, dict)
+    assert caches["memory"]["requests"]["requests"] == 8
 
 
 async def test_numbers_of_all_workers() -> None:

@@ -42,6 +42,7 @@ class FakeCache:
     purged: list[tuple[str, bool]] = field(default_factory=list)
     hits: int = 0
     requests: int = 0
+    is_shared: bool = False
 
     def stats(self) -> Mapping[str, Mapping[str, float]]:
         kinds = ("misses", "revalidated", "stale", "stale_updating")
@@ -89,7 +90,7 @@ class AdminRig:
             seconds: How long each took.
         """
         for _ in range(count):
-            self._durations.labels("GET", str(status), "").observe(seconds)
+            self._durations.labels("GET", str(status), "", "http", "").observe(seconds)
         self.cache.requests += count
         self.cache.hits += count // 2
 

@@ -296,7 +296,8 @@ class Tab:
         Args:
             key: Its name, such as ``Tab``.
         """
-        code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
+        keys = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowLeft": (37, ""), "Escape": (27, "")}
+        code, text = keys[key]
         for kind in ("keyDown", "keyUp"):
             await self.send(
                 "Input.dispatchKeyEvent",

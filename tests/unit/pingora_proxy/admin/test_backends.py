@@ -6,6 +6,7 @@ import pytest
 
 from pingora_load_balancing import Backend, Backends
 from pingora_proxy.admin import PoolBackends
+from tests.support.clock import FakeClock
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 
@@ -68,16 +69,63 @@ def test_draining_ends_with_the_last_request() -> None:
     assert _states(backends) == {A: "ready", B: "ready"}
 
 
-def test_who_enables_it_elsewhere_ends_the_draining() -> None:
-    """Disabled again later it is just that."""
+def test_discovery_does_not_undo_what_the_operator_did() -> None:
+    """A document that says ``enabled`` is read again and again; the operator was there later."""
+    pool = Backends([A, B])
+    backends = PoolBackends(pool)
+    addr = pool.current[0].addr
+    backends.apply(A, "drain")
+    pool.replace([Backend(A), Backend(B)], {addr: True})
+    assert _states(backends) == {A: "drained", B: "ready"}
+    pool.set_enabled(addr, True)
+    assert _states(backends)[A] == "drained"
+
+    backends.apply(A, "enable")
+    pool.set_enabled(addr, False)
+    assert _states(backends)[A] == "disabled"
+    pool.replace([Backend(A), Backend(B)], {addr: True})
+    assert _states(backends)[A] == "ready"
+
+
+def test_a_backend_that_comes_back_is_as_it_was() -> None:
+    """Discovery that loses one for a moment does not enable it; much later it may be another."""
+    clock = FakeClock()
+    pool = Backends([A, B])
+    backends = PoolBackends(pool, clock=clock)
+    backends.apply(A, "disable")
+    pool.replace([Backend(B)])
+    clock.advance(60)
+    pool.replace([Backend(A), Backend(B)])
+    assert _states(backends)[A] == "disabled"
+
+    pool.replace([Backend(B)])
+    clock.advance(601)
+    pool.replace([Backend(A), Backend(B)])
+    assert _states(backends)[A] == "ready"
+
+
+def test_what_was_decided_before_discovery_has_found_it() -> None:
+    """A worker that begins is told of a backend that it does not know yet."""
+    pool = Backends([B])
+    backends = PoolBackends(pool)
+    backends.keep(A, "drain")
+    backends.keep("10.0.0.9:80", "enable")
+    backends.keep(B, "disable")
+    pool.replace([Backend(A), Backend(B)])
+
+    assert _states(backends) == {A: "drained", B: "disabled"}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """However many addresses are told that are never found."""
     pool = Backends([A])
     backends = PoolBackends(pool)
-    backends.apply(A, "drain")
-    pool.set_enabled(pool.current[0].addr, True)
-    assert _states(backends) == {A: "ready"}
-    pool.set_enabled(pool.current[0].addr, False)
+    for number in range(5000):
+        backends.keep(f"10.1.{number // 250}.{number % 250}:80", "disable")
 
-    assert _states(backends) == {A: "disabled"}
+    assert len(backends._decided) == len(backends._absent) == 4096
+    pool.set_healthy(pool.current[0].addr, False)
+    assert _states(backends) == {A: "unhealthy"}
 
 
 @pytest.mark.parametrize("address", ["", "10.0.0.3:80", "10.0.0.1"])

@@ -69,8 +69,9 @@ async def test_all_are_asked() -> None:
 @pytest.mark.parametrize(
     "answer", [b"", b"no json\n", b"[1]\n", b'{"half":', b'{"a":"' + b"x" * 100_000 + b'"}\n']
 )
-async def test_an_answer_that_is_none(answer: bytes) -> None:
+async def test_an_answer_that_is_none(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others' count nevertheless."""
+    monkeypatch.setattr(siblings, "_MAX_LINE", 65536)
     async with (
         _started() as asking,
         _sibling(asking, answer),
@@ -111,8 +112,25 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def test_questions_are_answered() -> None:
+async def test_a_fault_in_an_answer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever an application's source raises: the other worker is not kept waiting."""
+
+    async def fail(_: Answer) -> Answer:
+        raise KeyError("no such thing")
+
+    asking = Siblings(fail)
+    await asking.start()
+    try:
+        assert await _say(asking, b"{}\n") == b""
+        await eventually(lambda: not asking._connections)
+    finally:
+        await asking.stop()
+    assert "no such thing" in caplog.text
+
+
+async def test_questions_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no question gets no answer, and ends nothing but its connection."""
+    monkeypatch.setattr(siblings, "_MAX_LINE", 65536)
     async with _started() as asking:
         for line in (b"garbage\n", b"[]\n", b"\n", b"x" * 200_000):
             assert await _say(asking, line) == b""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 from pingora_core.metrics import Description, Kind, Reading, Registry, WorkerMetrics
-from pingora_proxy.admin.traffic import all_numbers, traffic_of
+from pingora_core.metrics.workers import ENDS
+from pingora_core.services.metrics import DESCRIPTIONS as OF_SERVICES
+from pingora_proxy.admin import traffic
+from pingora_proxy.admin.traffic import all_numbers, ends_of, traffic_of
 from pingora_proxy.metrics import ACTIVE, DURATION
 
 
@@ -13,10 +16,10 @@ def test_requests_by_class_and_by_duration() -> None:
     """Methods and routes are added up; a request without a response has no class."""
     registry = Registry()
     durations = registry.add_histogram(DURATION)
-    durations.labels("GET", "200", "/a").observe(0.002)
-    durations.labels("POST", "204", "/b").observe(0.002)
-    durations.labels("GET", "503", "/a").observe(20.0)
-    durations.labels("GET", "", "").observe(0.0005)
+    durations.labels("GET", "200", "/a", "http", "").observe(0.002)
+    durations.labels("POST", "204", "/b", "http", "").observe(0.002)
+    durations.labels("GET", "503", "/a", "http", "").observe(20.0)
+    durations.labels("GET", "", "", "http", "").observe(0.0005)
     registry.add_source(lambda: [Reading(ACTIVE, 3)])
 
     found = traffic_of(registry.collect())
@@ -39,7 +42,7 @@ def test_without_a_proxy_there_is_none() -> None:
 def test_all_numbers_can_be_written() -> None:
     """With the labels by name; what each worker has for itself has its own."""
     registry = Registry()
-    registry.add_histogram(DURATION).labels("GET", "200", "").observe(0.002)
+    registry.add_histogram(DURATION).labels("GET", "200", "", "http", "").observe(0.002)
     description = Description(otel_name="some.count", kind=Kind.COUNTER, help="?", labels=("k",))
     registry.add_counter(description).labels("v").inc(2)
     workers = WorkerMetrics(registry)
@@ -59,3 +62,35 @@ def test_all_numbers_can_be_written() -> None:
     assert sum(series["counts"]) == 1
     assert series["sum"] == 0.002
     assert found["process_memory_usage_bytes"]["series"][0]["labels"] == {"worker": "0"}
+
+
+def test_the_names_are_those_of_the_metrics() -> None:
+    """A metric that is called otherwise one day would leave a plot empty without a word."""
+    assert DURATION.name == traffic._DURATION
+    assert ACTIVE.name == traffic._ACTIVE
+    assert ENDS.name == traffic._ENDS
+    assert traffic._STATUS in DURATION.labels
+    assert traffic._CONNECTIONS in {each.name for each in OF_SERVICES}
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    """They are told as not known; one of them must not hide all the others."""
+    registry = Registry()
+    registry.add_gauge(Description(otel_name="odd", kind=Kind.GAUGE, help="?")).labels().set(
+        float("inf")
+    )
+
+    found = json.loads(json.dumps(all_numbers(registry.collect()), allow_nan=False))
+
+    assert found["odd"]["series"] == [{"labels": {}, "value": None}]
+
+
+def test_processes_that_have_ended() -> None:
+    """They are told by how they ended; nothing is where nobody counts."""
+    registry = Registry()
+    ends = registry.add_counter(ENDS)
+    ends.labels("killed").inc(2)
+    ends.labels("ended").inc()
+
+    assert ends_of(registry.collect()) == {"killed": 2, "ended": 1}
+    assert ends_of(Registry().collect()) == {}

@@ -1,16 +1,25 @@
-"""The pool of a load balancer, as the admin interface sees it."""
+"""The pool of a load balancer, as the admin interface sees it.
+
+Theory of operation. What the operator decides is about an address, and outlives what discovery does: a
+backend that leaves and comes back within some minutes is still disabled, and one that discovery itself would
+enable is not. After that an address may belong to somebody else, and the decision is forgotten.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, final
+import time
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pingora_core.upstreams.peer import PeerAddress
     from pingora_proxy.admin.sources import BackendAction, BackendRow
 
 __all__ = ["PoolBackends", "PoolView"]
+
+_FORGOTTEN_AFTER: Final = 600.0
+_MAX_ABSENT: Final = 4096
 
 
 class _Backend(Protocol):
@@ -55,21 +64,39 @@ class PoolView(Protocol):
             False if it is not there.
         """
 
+    def subscribe(self, callback: Callable[[PoolView], None]) -> Callable[[], None]:
+        """Hear of every change of the set or of a state.
+
+        Args:
+            callback: Called with the pool.
+
+        Returns:
+            Ends the subscription.
+        """
+
 
 @final
 class PoolBackends:
     """Backends of a pool, such as that of a ``LoadBalancer``.
 
+    What is disabled here stays so until it is enabled here, whatever discovery says.
+
     Args:
         pool: The pool.
+        clock: Seconds that only grow.
     """
 
-    __slots__ = ("_draining", "_pool")
+    __slots__ = ("_absent", "_addrs", "_clock", "_decided", "_is_settling", "_pool")
 
-    def __init__(self, pool: PoolView) -> None:
+    def __init__(self, pool: PoolView, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
-        # Disabled in order to be emptied; what was disabled for good is shown as such.
-        self._draining: set[PeerAddress] = set()
+        self._clock = clock
+        # Disabled in order to be emptied, or for good; by address, those that are gone included.
+        self._decided: dict[str, BackendAction] = {}
+        self._addrs: dict[str, PeerAddress] = {}
+        self._absent: dict[str, float] = {}
+        self._is_settling = False
+        pool.subscribe(self._settle)
 
     def rows(self) -> Sequence[BackendRow]:
         """Tell what there is.
@@ -77,11 +104,7 @@ class PoolBackends:
         Returns:
             All backends, in the pool's order.
         """
-        states = self._pool.states
-        self._draining = {
-            addr for addr in self._draining if addr in states and not states[addr].is_enabled
-        }
-        return [self._row(addr, state) for addr, state in states.items()]
+        return [self._row(addr, state) for addr, state in self._pool.states.items()]
 
     def apply(self, address: str, action: BackendAction) -> bool:
         """Do something with a backend, in this process.
@@ -93,15 +116,70 @@ class PoolBackends:
         Returns:
             False if there is no such backend.
         """
+        addr = self._find(address)
+        if addr is None:
+            return False
+        self._forget(address)
+        if action != "enable":
+            self._decided[address] = action
+            self._addrs[address] = addr
+        return self._pool.set_enabled(addr, action == "enable")
+
+    def keep(self, address: str, action: BackendAction) -> None:
+        """Do what was decided before this process began, now or when the backend is found.
+
+        Args:
+            address: Of the backend.
+            action: What.
+        """
+        if self.apply(address, action):
+            return
+        self._forget(address)
+        if action != "enable":
+            self._decided[address] = action
+            self._note_absence(address)
+
+    def _find(self, address: str) -> PeerAddress | None:
         for addr in self._pool.states:
             if str(addr) == address:
-                break
-        else:
-            return False
-        self._draining.discard(addr)
-        if action == "drain":
-            self._draining.add(addr)
-        return self._pool.set_enabled(addr, action == "enable")
+                return addr
+        return None
+
+    def _forget(self, address: str) -> None:
+        for each in (self._decided, self._addrs, self._absent):
+            each.pop(address, None)
+
+    def _note_absence(self, address: str) -> None:
+        self._absent.setdefault(address, self._clock())
+        if len(self._absent) > _MAX_ABSENT:
+            self._forget(min(self._absent, key=self._absent.__getitem__))
+
+    def _settle(self, pool: PoolView) -> None:
+        # Discovery has replaced the set, or somebody a state: what was decided holds.
+        if not self._decided or self._is_settling:
+            return
+        self._is_settling = True
+        try:
+            forgotten = self._clock() - _FORGOTTEN_AFTER
+            for address in [each for each, since in self._absent.items() if since < forgotten]:
+                self._forget(address)
+            if len(self._addrs) < len(self._decided):
+                wanted = self._decided.keys() - self._addrs.keys()
+                self._addrs |= {str(addr): addr for addr in pool.states if str(addr) in wanted}
+            for address in tuple(self._decided):
+                self._settle_one(address, pool)
+        finally:
+            self._is_settling = False
+
+    def _settle_one(self, address: str, pool: PoolView) -> None:
+        addr = self._addrs.get(address)
+        state = None if addr is None else pool.states.get(addr)
+        if addr is None or state is None:
+            self._note_absence(address)
+            return
+        self._absent.pop(address, None)
+        if state.is_enabled:
+            pool.set_enabled(addr, False)
 
     def _row(self, addr: PeerAddress, state: _State) -> BackendRow:
         return {
@@ -116,7 +194,7 @@ class PoolBackends:
 
     def _describe(self, addr: PeerAddress, state: _State) -> str:
         if not state.is_enabled:
-            if addr not in self._draining:
+            if self._decided.get(str(addr)) != "drain":
                 return "disabled"
             return "draining" if state.in_flight else "drained"
         if state.backend.weight == 0:

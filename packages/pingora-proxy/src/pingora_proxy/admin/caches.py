@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pingora_cache.cache import HttpCache
 from pingora_cache.key import CacheKey
+from pingora_cache.memory import MemoryStorage
 from pingora_cache.storage import PurgeAction
 
 if TYPE_CHECKING:
@@ -29,9 +30,14 @@ class StorageCache:
         eviction: What the service gives ``session.cache.enable``, if anything.
         key_for: Makes the key of scheme, authority and target, for a service that overrides
             ``cache_key_callback``; None for the default keys.
+        is_shared: Whether all workers have the store in common; None for what it is by its class:
+            a ``MemoryStorage`` is not, anything else is.
+
+    Attributes:
+        is_shared: Whether what the store holds is told once, and not added up over the workers.
     """
 
-    __slots__ = ("_eviction", "_key_for", "_stats", "_storage")
+    __slots__ = ("_eviction", "_key_for", "_stats", "_storage", "is_shared")
 
     def __init__(
         self,
@@ -40,7 +46,10 @@ class StorageCache:
         *,
         eviction: EvictionManager | None = None,
         key_for: Callable[[str, str, str], CacheKey] | None = None,
+        is_shared: bool | None = None,
     ) -> None:
+        in_memory = isinstance(storage, MemoryStorage)
+        self.is_shared: bool = not in_memory if is_shared is None else is_shared
         self._storage = storage
         self._stats = stats
         self._eviction = eviction

@@ -9,8 +9,8 @@ that such a request fails, each of them sufficient against most attacks:
 - *Origin* and *Sec-Fetch-Site*: a browser says which site a request is from; only this one is served.
   There is no CORS: what another site asks in advance (OPTIONS) it is refused.
 - *Content-Type*: what changes something must be JSON, which another site cannot send unasked.
-- *Token*: it is compared in constant time, and lives in no cookie, which a browser would add by
-  itself.
+- *Token*: it is compared in constant time, tried so often only (`Throttle`), and lives in no cookie,
+  which a browser would add by itself.
 
 Whether the process is alive and ready may be asked by everybody: it is for probes, and says nothing
 else. The page itself is no secret either; what it shows is.
@@ -19,9 +19,13 @@ else. The page itself is no secret either; what it shows is.
 from __future__ import annotations
 
 import hmac
+import math
 from hashlib import sha256
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
+
+from pingora_proxy.admin.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -54,6 +58,15 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         self.message: str = message
         self.headers: tuple[tuple[str, str], ...] = headers
 
+    def as_problem(self) -> dict[str, object]:
+        """Tell it as RFC 9457 wants it.
+
+        Returns:
+            The problem, for ``application/problem+json``.
+        """
+        title = HTTPStatus(self.status).phrase
+        return {"title": title, "status": self.status, "detail": self.message}
+
 
 class Guard:
     """Lets requests pass, or refuses them.
@@ -66,11 +79,12 @@ class Guard:
         refused: How many requests were refused.
     """
 
-    __slots__ = ("_allowed_hosts", "_token", "refused")
+    __slots__ = ("_allowed_hosts", "_throttle", "_token", "refused")
 
     def __init__(self, token: str | None, allowed_hosts: Collection[str] = ()) -> None:
         self._allowed_hosts = frozenset(name.lower().rstrip(".") for name in allowed_hosts)
         self._token = None if token is None else _digest(token)
+        self._throttle = Throttle()
         self.refused: int = 0
 
     @property
@@ -99,12 +113,16 @@ class Guard:
         if not is_local_socket:
             self._check_host(request)
 
-    def check(self, request: RequestHeader, *, is_local_socket: bool) -> None:
+    def check(
+        self, request: RequestHeader, *, is_local_socket: bool, client: str = "", now: float = 0.0
+    ) -> None:
         """Check a request for data, or for a change.
 
         Args:
             request: Its head.
             is_local_socket: Whether it came over a Unix socket.
+            client: Who sends it, as ``client_key`` says.
+            now: A clock that never goes back, seconds.
 
         Raises:
             Refusal: If it is not to be answered.
@@ -112,7 +130,7 @@ class Guard:
         if not is_local_socket:
             self._check_host(request)
         self._check_site(request)
-        self._check_token(request)
+        self._check_token(request, client, now)
 
     def _check_host(self, request: RequestHeader) -> None:
         name = host_name(_authority(request))
@@ -130,17 +148,22 @@ class Guard:
         if site is not None and site not in _SAME_SITE:
             raise self._refuse(403, "requests of other sites are refused")
 
-    def _check_token(self, request: RequestHeader) -> None:
+    def _check_token(self, request: RequestHeader, client: str, now: float) -> None:
         if self._token is None:
             return
         given = request.get("authorization")
         if given is None:
             challenge = ("WWW-Authenticate", 'Bearer realm="pingora admin"')
             raise self._refuse(401, "a token is needed", challenge)
+        wait = math.ceil(self._throttle.wait(client, now))
+        if wait > 0:
+            again = ("Retry-After", str(wait))
+            raise self._refuse(429, f"too many wrong tokens; wait {wait} seconds", again)
         scheme, _, token = given.partition(" ")
         # Digests: comparing texts would tell the length.
         is_right = hmac.compare_digest(_digest(token.strip()), self._token)
         if scheme.lower() != _SCHEME or not is_right:
+            self._throttle.fail(client, now)
             challenge = (
                 "WWW-Authenticate",
                 'Bearer realm="pingora admin", error="invalid_token"',

@@ -11,7 +11,7 @@ from typing import NamedTuple
 __all__ = ["Page", "load_page"]
 
 _STYLES = ("style.css",)
-_SCRIPTS = ("numbers.js", "plot.js", "tables.js", "dashboard.js")
+_SCRIPTS = ("numbers.js", "plot.js", "tables.js", "asking.js", "dashboard.js")
 
 
 class Page(NamedTuple):

@@ -1,9 +1,11 @@
 """A configuration without its secrets, fit to be shown.
 
-Theory of operation. What is a secret is told by the name of its key, or of any key above it: one
-word of it is enough (``redis_password``, ``apiKey``, ``tls.private-key``). Rather one value too many is
-hidden than one too few. Texts are looked into as well: passwords and secret parameters in URLs, and
-private keys, are replaced wherever they are.
+Theory of operation. The keys of the server itself are known, and none of them holds a secret. What an
+application has in its own sections nobody here knows: of these the names alone are shown, unless the
+program says that a part may be (`visible`). Even there a value is hidden by the name of its key, or of any
+key above it: one word of it is enough (``redis_password``, ``apiKey``, ``tls.private-key``). Texts are
+looked into as well: passwords and secret parameters in URLs and connection strings, credentials of header
+fields, and private keys are replaced wherever they are. Rather one value too many is hidden than one too few.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
-__all__ = ["REDACTED", "is_secret_name", "redact"]
+__all__ = ["HIDDEN", "REDACTED", "is_secret_name", "redact", "visible"]
 
 REDACTED: Final = "[redacted]"
 """What is shown in place of a secret."""
+
+HIDDEN: Final = "[hidden: not in show_config]"
+"""What is shown in place of a part that nobody has said may be shown."""
 
 _SECRET_WORDS: Final = frozenset({
     "apikey", "auth", "authentication", "authorization", "bearer", "cookie", "cookies",
@@ -32,11 +37,17 @@ _SECRET_WORDS: Final = frozenset({
 # Words as people write them: snake_case, kebab-case, camelCase, HTTPHeader.
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _USER_INFO: Final = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*(?=@)")
-_PARAMETER: Final = re.compile(r"(?<=[?&;])([^=&;#\s]+)=([^&;#\s]+)")
+# Of URLs (?a=1&b=2) and connection strings (host=db password=x).
+_PARAMETER: Final = re.compile(r"(?<![^?&;#\s,])([^=&;#\s?]+)=('[^']*'|\"[^\"]*\"|[^&;#\s]+)")
+_FIELD: Final = re.compile(r"(?m)^\s*([A-Za-z][\w .-]{0,63})\s*:\s+\S.*$")
+_CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic|digest)\s+[^\s,]+")
+_NAMING: Final = frozenset({"name", "header", "field"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _MAX_DEPTH: Final = 12
 _MAX_ITEMS: Final = 1000
 _MAX_TEXT: Final = 4096
+# Beyond this a text is not looked into, and so not shown.
+_MAX_SEARCHED: Final = 64 * 1024
 
 
 def is_secret_name(name: str) -> bool:
@@ -70,6 +81,38 @@ def redact(value: object) -> object:
     return _redact(value, 0, is_secret=False)
 
 
+def visible(sections: Mapping[str, object], shown: Collection[str]) -> dict[str, object]:
+    """Show of the application's sections what may be shown, without its secrets.
+
+    Args:
+        sections: They by name.
+        shown: Parts that may be shown, with all that is below them: ``limits``, or ``routes.web`` for
+            one part of a section.
+
+    Returns:
+        A copy; `HIDDEN` in place of everything else, the names below a section included.
+    """
+    paths = [tuple(path.split(".")) for path in shown]
+    return {
+        name: _visible(value, name, paths) for name, value in islice(sections.items(), _MAX_ITEMS)
+    }
+
+
+def _visible(value: object, name: str, paths: list[tuple[str, ...]]) -> object:
+    # Secrets may be names of mappings as well: {"keys": {"sk-live-...": "tenant"}}.
+    below = [path[1:] for path in paths if path[0] == name]
+    if () in below:
+        return _redact(value, 0, is_secret=is_secret_name(name))
+    if not below or not isinstance(value, Mapping):
+        return HIDDEN
+    parts = {
+        part: _visible(each, part, below)
+        for part, each in _items(value)
+        if any(path[0] == part for path in below)
+    }
+    return parts if len(parts) == len(value) else parts | {"...": HIDDEN}
+
+
 def _redact(value: object, depth: int, *, is_secret: bool) -> object:
     if value is None or isinstance(value, bool):
         return value
@@ -78,14 +121,28 @@ def _redact(value: object, depth: int, *, is_secret: bool) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, Mapping):
-        return {
-            _text(name): _redact(each, depth + 1, is_secret=is_secret or is_secret_name(name))
-            for name, each in _items(value)
-        }
+        # Below the name of a secret names may be secrets, too: {"tokens": {"sk-live-...": "bob"}}.
+        return REDACTED if is_secret else _redact_mapping(value, depth)
     if isinstance(value, Sequence | AbstractSet) and not isinstance(value, str | bytes | bytearray):
         items = islice(value, _MAX_ITEMS)
         return [_redact(each, depth + 1, is_secret=is_secret) for each in items]
     return REDACTED if is_secret else _leaf(value)
+
+
+def _redact_mapping(mapping: Mapping[object, object], depth: int) -> dict[str, object]:
+    # As headers are often written: a name in one value, what it stands for in another.
+    is_named_secret = any(
+        isinstance(said := mapping.get(naming), str) and is_secret_name(said)
+        for naming in (*_NAMING, "key")
+    )
+    return {
+        _text(name): _redact(
+            value,
+            depth + 1,
+            is_secret=is_secret_name(name) or (is_named_secret and name not in _NAMING),
+        )
+        for name, value in _items(mapping)
+    }
 
 
 def _items(mapping: Mapping[object, object]) -> Iterator[tuple[str, object]]:
@@ -102,12 +159,20 @@ def _leaf(value: object) -> object:
 
 
 def _text(text: str) -> str:
-    if _PRIVATE_KEY.search(text) is not None:
+    if _PRIVATE_KEY.search(text) is not None or len(text) > _MAX_SEARCHED:
         return REDACTED
-    text = _USER_INFO.sub(REDACTED, text[:_MAX_TEXT])
-    return _PARAMETER.sub(_parameter, text)
+    text = _USER_INFO.sub(REDACTED, text)
+    text = _CREDENTIALS.sub(rf"\1 {REDACTED}", text)
+    text = _PARAMETER.sub(_parameter, text)
+    # Cut only now: half a secret would not be recognised.
+    return _FIELD.sub(_field, text)[:_MAX_TEXT]
 
 
 def _parameter(match: re.Match[str]) -> str:
     name: str = match[1]
     return f"{name}={REDACTED}" if is_secret_name(name) else match[0]
+
+
+def _field(match: re.Match[str]) -> str:
+    name: str = match[1]
+    return f"{name}: {REDACTED}" if is_secret_name(name) else match[0]

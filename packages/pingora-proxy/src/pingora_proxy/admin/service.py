@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, final
 
+from pingora_core.apps.http_app import HttpServerOptions
 from pingora_core.apps.serve_http import HttpServer
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.listeners.admission import ConnectionLimits
 from pingora_core.listeners.l4 import UdsServerAddress
+from pingora_core.protocols.http.v1.limits import HeadLimits
+from pingora_core.protocols.http.v1.server import Http1Options
+from pingora_core.protocols.http.v2.options import Http2Options
 from pingora_core.services import listening, service as base
 from pingora_error import Error, ErrorSource
-from pingora_proxy.admin.app import AdminApp
+from pingora_proxy.admin.app import IO_TIMEOUT, MAX_BODY, AdminApp
 from pingora_proxy.admin.guard import Guard, host_name, is_loopback_name
 from pingora_proxy.admin.operations import Operations
 from pingora_proxy.admin.siblings import Siblings
@@ -40,7 +44,31 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:6190"
 """Where the admin interface listens if nothing else is said."""
 
 _OWNER_ONLY: Final = 0o600
+_OTHERS: Final = 0o007
+# What is spent on clients at most, whoever they are: the data plane shares the process.
 _MAX_CONNECTIONS: Final = 256
+_MAX_PER_ADDRESS: Final = 64
+_OPTIONS: Final = HttpServerOptions(
+    keepalive_request_limit=10_000,
+    http1=Http1Options(
+        limits=HeadLimits(
+            max_head_size=16384, max_fields=100, max_target_size=8192, max_field_size=8192
+        ),
+        header_timeout=IO_TIMEOUT,
+        # More than the longest period of the page.
+        keepalive_timeout=75.0,
+        max_drain_size=MAX_BODY,
+    ),
+    http2=Http2Options(
+        max_concurrent_streams=16,
+        max_header_list_size=16384,
+        max_header_block=16384,
+        extended_connect=False,
+        preface_timeout=IO_TIMEOUT,
+        idle_timeout=75.0,
+        write_timeout=IO_TIMEOUT,
+    ),
+)
 
 
 @final
@@ -63,6 +91,13 @@ class AdminService(base.Service):
         proxies: Proxies whose upstream connections are shown, by name.
         allowed_hosts: Names under which the interface is reached, beside ``localhost``; addresses
             are always allowed.
+        ready_backends: Names of those of ``backends`` without which the process is not ready: each
+            must have a backend that is.
+        show_config: Parts of the application's own configuration that ``/config`` shows, such as
+            ``limits`` or ``routes.web``; of the others it shows the names alone.
+
+    Raises:
+        ValueError: If ``ready_backends`` names what is not in ``backends``.
 
     Examples:
         >>> from pingora_core import Server
@@ -73,7 +108,7 @@ class AdminService(base.Service):
 
     notifies_ready = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a record of choices
         self,
         server: ServerView,
         *,
@@ -84,22 +119,38 @@ class AdminService(base.Service):
         caches: Mapping[str, CacheSource] | None = None,
         proxies: Mapping[str, ProxyView] | None = None,
         allowed_hosts: Collection[str] = (),
+        ready_backends: Collection[str] = (),
+        show_config: Collection[str] = (),
     ) -> None:
         super().__init__("Admin")
+        for names in (allowed_hosts, ready_backends, show_config):
+            if isinstance(names, str):
+                raise TypeError(f"several are wanted, not the text {names!r}")
+        if unknown := sorted(set(ready_backends) - set(backends or ())):
+            raise ValueError(f"ready_backends: {unknown[0]!r} is not in backends")
         self._token = token
+        # Modes of the files of Unix sockets, by path.
+        self._modes: dict[str, int] = {}
         self._operations = Operations(
             server,
             metrics=metrics,
             backends=backends or {},
             caches=caches or {},
             proxies=proxies or {},
+            ready_backends=ready_backends,
+            show_config=show_config,
         )
         self._guard = Guard(None, allowed_hosts)
         self._siblings = Siblings(self._answer)
         self._app = AdminApp(self._operations, self._guard, self._siblings)
-        self._listening = listening.Service(self.name, HttpServer(self._app))
-        limits = ConnectionLimits(max_connections=_MAX_CONNECTIONS, at_limit="refuse")
-        self._listening.set_connection_limits(limits)
+        server_app = HttpServer(self._app, server_options=_OPTIONS)
+        self._listening = listening.Service(self.name, server_app)
+        self._limits = ConnectionLimits(
+            max_connections=_MAX_CONNECTIONS,
+            max_per_address=_MAX_PER_ADDRESS,
+            at_limit="refuse",
+        )
+        self._listening.set_connection_limits(self._limits)
         if listen is not None and listen.startswith("unix:"):
             self.add_uds(listen.removeprefix("unix:"))
         elif listen is not None:
@@ -133,8 +184,9 @@ class AdminService(base.Service):
 
         Args:
             path: Where its file is made.
-            permissions: Mode of the file.
+            permissions: Mode of the file; without a token it must not let everybody in.
         """
+        self._modes[path] = permissions
         self._listening.add_uds(path, permissions)
 
     def add_tls(
@@ -166,6 +218,11 @@ class AdminService(base.Service):
         except ValueError as error:
             raise self._wrong(str(error)) from error
         if not self._guard.asks_for_token:
+            if open_for_all := [path for path, mode in self._modes.items() if mode & _OTHERS]:
+                raise self._wrong(
+                    f"permissions: {', '.join(open_for_all)} is for everybody on the machine without "
+                    "a token, allowed: a mode without bits for others; any with a token"
+                )
             exposed = [each.key for each in self.listen_addresses if not _is_local(each)]
             if exposed:
                 raise self._wrong(
@@ -185,6 +242,7 @@ class AdminService(base.Service):
         self._operations.begin()
         if context.conf.is_supervised:
             await self._siblings.start()
+            await self._app.begin()
         try:
             await self._listening.start_service(context)
         finally:
@@ -206,6 +264,7 @@ class AdminService(base.Service):
             except ValueError as error:
                 raise self._wrong(str(error)) from error
         await self._listening.reload(conf)
+        self._operations.reloaded(conf)
 
     async def _answer(self, question: dict[str, object]) -> dict[str, object]:
         return await self._app.answer(question)
@@ -214,4 +273,6 @@ class AdminService(base.Service):
 def _is_local(address: ServerAddress) -> bool:
     if isinstance(address, UdsServerAddress):
         return True
-    return is_loopback_name(host_name(address.key))
+    # Of names below localhost a resolver may think otherwise than a browser.
+    name = host_name(address.key)
+    return is_loopback_name(name) and not name.endswith(".localhost")

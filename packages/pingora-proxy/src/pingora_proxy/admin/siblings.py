@@ -35,7 +35,9 @@ Answer: TypeAlias = dict[str, object]
 
 _TIMEOUT: Final = 1.0
 _CLOSE_TIMEOUT: Final = 1.0
-_MAX_LINE: Final = 64 * 1024
+# A pool of thousands of backends; both ends are this program.
+_MAX_LINE: Final = 8 * 1024 * 1024
+_QUESTION_TIMEOUT: Final = 30.0
 _CREDENTIALS: Final = struct.Struct("3i")
 # How the kernel writes down that a socket listens: SO_ACCEPTCON.
 _LISTENS: Final = "00010000"
@@ -83,11 +85,14 @@ class Siblings:
         if server is not None:
             await server.wait_closed()
 
-    async def ask(self, question: Answer) -> dict[int, Answer | None]:
+    async def ask(
+        self, question: Answer, *, timeout: float | None = None
+    ) -> dict[int, Answer | None]:
         """Ask all siblings at once.
 
         Args:
             question: What, for JSON.
+            timeout: How long they may take for this, seconds; None for what they may in general.
 
         Returns:
             Their answers, by process; None for one that did not give any in time.
@@ -95,12 +100,13 @@ class Siblings:
         if self._server is None:
             return {}
         pids = [pid for pid in _listening(self._prefix) if pid != os.getpid()]
-        answers = await asyncio.gather(*(self._ask(pid, question) for pid in pids))
+        limit = self._timeout if timeout is None else timeout
+        answers = await asyncio.gather(*(self._ask(pid, question, limit) for pid in pids))
         return dict(zip(pids, answers, strict=True))
 
-    async def _ask(self, pid: int, question: Answer) -> Answer | None:
+    async def _ask(self, pid: int, question: Answer, limit: float) -> Answer | None:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(limit):
                 return await self._exchange(pid, question)
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
             _logger.warning("worker %d does not answer: %r", pid, error)
@@ -129,13 +135,17 @@ class Siblings:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            # Who asks gives up sooner; a purge that takes long is not broken off in the middle.
+            async with asyncio.timeout(_QUESTION_TIMEOUT):
                 if _is_ours(writer.get_extra_info("socket")):
                     answer = await self._answer(_decode(await reader.readline()))
                     writer.write(_encode(answer))
                     await writer.drain()
         except (OSError, ValueError) as error:
             _logger.warning("a question of another worker got no answer: %r", error)
+        except Exception:
+            # What a source of the application's raises must not end unseen with the task.
+            _logger.exception("a question of another worker got no answer")
         finally:
             await _close(writer)
 

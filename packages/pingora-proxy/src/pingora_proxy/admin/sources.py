@@ -106,6 +106,10 @@ class BackendSource(Protocol):
 class CacheSource(Protocol):
     """A cache that can be looked at and purged."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all workers have its store in common."""
+
     def stats(self) -> Mapping[str, Mapping[str, float]]:
         """Tell what was counted.
 

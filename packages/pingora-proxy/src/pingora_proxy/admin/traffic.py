@@ -6,6 +6,7 @@ two answers: whoever polls slower loses resolution, not numbers, and the server 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, TypedDict
 
 if TYPE_CHECKING:
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
 
     from pingora_core.metrics.snapshot import Families, Family
 
-__all__ = ["Traffic", "all_numbers", "traffic_of"]
+__all__ = ["Traffic", "all_numbers", "ends_of", "traffic_of"]
 
 _DURATION: Final = "http_server_request_duration_seconds"
 _ACTIVE: Final = "http_server_active_requests"
 _CONNECTIONS: Final = "pingora_server_connections"
+_ENDS: Final = "pingora_worker_ends_total"
 _STATUS: Final = "http.response.status_code"
 _CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 _NO_STATUS: Final = "none"
@@ -75,6 +77,23 @@ def traffic_of(families: Families) -> Traffic | None:
     }
 
 
+def ends_of(families: Families) -> dict[str, int]:
+    """Tell how many processes have ended.
+
+    Args:
+        families: All metrics.
+
+    Returns:
+        How many, by how: ``ended`` in order, or ``killed``; empty if that is not counted.
+    """
+    family = families.get(_ENDS)
+    ends: dict[str, int] = {}
+    for values, numbers in family.series.items() if family is not None else ():
+        reason = values[0] if values else "ended"
+        ends[reason] = ends.get(reason, 0) + int(numbers[0])
+    return ends
+
+
 def all_numbers(families: Families) -> dict[str, object]:
     """Make something that can be written as JSON of all metrics.
 
@@ -110,10 +129,15 @@ def _series(family: Family) -> Iterator[dict[str, object]]:
                 "labels": labels,
                 "bounds": list(description.bounds),
                 "counts": counts,
-                "sum": total,
+                "sum": _finite(total),
             }
         else:
-            yield {"labels": labels, "value": numbers[0]}
+            yield {"labels": labels, "value": _finite(numbers[0])}
+
+
+def _finite(number: float) -> float | None:
+    # JSON has no other numbers (RFC 8259 section 6).
+    return number if math.isfinite(number) else None
 
 
 def _by_status(family: Family) -> Iterator[tuple[str, list[float]]]:

@@ -1,11 +1,11 @@
 // Tables that are changed in place: focus stays where it is.
 
 class Table {
-  // columns: [{ label, kind: "head" | "text" | "amount" | "state" | "actions", of: (row) => value }]
+  // columns: [{ label, kind: "head" | "text" | "amount" | "state" | "strip" | "actions", of: (row) => value }]
   constructor(host, caption, columns) {
     this.columns = columns;
     this.rows = new Map();
-    const heads = columns.map(({ label, kind }) => make("th", { scope: "col", role: "columnheader", class: kind === "amount" ? "amount" : "" }, kind === "actions" ? make("span", { class: "unseen" }, label) : label));
+    const heads = columns.map(({ label, kind }) => make("th", { scope: "col", role: "columnheader", class: kind }, kind === "actions" ? make("span", { class: "unseen" }, label) : label));
     this.body = make("tbody", { role: "rowgroup" });
     this.table = make("table", { role: "table" }, make("caption", {}, caption), make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...heads)), this.body);
     host.append(this.table);
@@ -32,7 +32,7 @@ class Table {
   add() {
     const cells = this.columns.map(({ label, kind }) => {
       if (kind === "head") return make("th", { scope: "row", role: "rowheader" });
-      const cell = make("td", { role: "cell", class: kind === "amount" ? "amount" : kind === "actions" ? "actions-cell" : "" });
+      const cell = make("td", { role: "cell", class: kind });
       if (kind !== "actions") cell.dataset.label = label;
       return cell;
     });
@@ -43,6 +43,7 @@ class Table {
     const value = of(row);
     if (kind === "state") fillState(cell, value);
     else if (kind === "actions") fillActions(cell, value);
+    else if (kind === "strip") fillStrip(cell, value);
     else put(cell, value);
   }
 }
@@ -56,9 +57,24 @@ function fillState(cell, { text, sign, look }) {
   put(state.lastChild, text);
 }
 
+// The states of the last minutes: what is worse stands higher, for who cannot tell the colours.
+const HEIGHTS = { good: 0.3, off: 0.15, warn: 0.65, bad: 1 };
+function fillStrip(cell, { runs, start, end, text }) {
+  if (!cell.firstChild) cell.append(draw("svg", { class: "strip-plot", role: "img", viewBox: "0 0 100 10", preserveAspectRatio: "none" }));
+  const svg = cell.firstChild;
+  set(svg, { "aria-label": text });
+  runs.forEach(({ look, from, to }, at) => {
+    const bar = svg.children[at] ?? svg.appendChild(draw("rect"));
+    const left = Math.max((from - start) / (end - start), 0) * 100, right = Math.min((to - start) / (end - start), 1) * 100;
+    const height = HEIGHTS[look] * 10;
+    set(bar, { class: `bar ${look}`, x: left.toFixed(2), width: Math.max(right - left, 0.4).toFixed(2), y: 10 - height, height });
+  });
+  while (svg.children.length > runs.length) svg.lastChild.remove();
+}
+
 // value: [{ text, label, needsCertainty, run }]; what could hurt is asked twice.
 function fillActions(cell, actions) {
-  if (!cell.firstChild) cell.append(make("div", { class: "actions" }));
+  if (!cell.firstChild) cell.append(make("div", { class: "buttons" }));
   const box = cell.firstChild;
   const signature = actions.map(({ text }) => text).join();
   const hadFocus = box.contains(document.activeElement);
@@ -72,7 +88,7 @@ function fillActions(cell, actions) {
     button.onclick = () => press(button, action);
     if (button.classList.contains("sure")) return;
     put(button, action.text);
-    button.setAttribute("aria-label", action.label);
+    set(button, { "aria-label": action.label });
   });
 }
 
@@ -81,14 +97,33 @@ async function press(button, { text, label, needsCertainty, run }) {
   if (needsCertainty && !button.classList.contains("sure")) {
     button.classList.add("sure");
     put(button, "Sure?");
-    button.setAttribute("aria-label", `${label}: nothing else is ready. Press again if you are sure.`);
+    set(button, { "aria-label": `${label}: nothing else is ready. Press again if you are sure.` });
     announce(`${label}: nothing else is ready. Press again if you are sure.`);
-    setTimeout(() => { button.classList.remove("sure"); put(button, text); button.setAttribute("aria-label", label); }, 5000);
+    setTimeout(() => {
+      if (!button.classList.contains("sure")) return;
+      button.classList.remove("sure");
+      put(button, text);
+      set(button, { "aria-label": label });
+    }, 5000);
     return;
   }
   button.classList.remove("sure");
   button.setAttribute("aria-disabled", "true");
   try { await run(); } finally { button.setAttribute("aria-disabled", "false"); }
+}
+
+// Facts with their names, for what has too many columns for a table.
+class Facts {
+  constructor(host, title, facts) {
+    this.facts = facts;
+    this.values = facts.map(() => make("dd"));
+    this.table = make("div", { class: "group" }, make("h3", {}, title), make("dl", { class: "facts" }, ...facts.map(([label], at) => make("div", {}, make("dt", {}, label), this.values[at]))));
+    host.append(this.table);
+  }
+
+  update(source) {
+    this.facts.forEach(([, kind, of], at) => put(this.values[at], format(kind, of(source))));
+  }
 }
 
 const STATES = {
