@@ -10,11 +10,9 @@ makes spans; with Sentry, it also reports faults of the program::
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import sentry_sdk
-from opentelemetry.sdk.trace import TracerProvider
 
 from pingora_core import HttpPeer, Opt, Server
 from pingora_error import Error
@@ -30,15 +28,8 @@ logger = logging.getLogger(__name__)
 class Traced(ProxyHttp[None]):
     """Sends everything to one server, and says in its log which trace that was."""
 
-    def __init__(self, upstream: str, provider: TracerProvider | None) -> None:
+    def __init__(self, upstream: str) -> None:
         self.peer = HttpPeer(upstream)
-        self.provider = provider
-
-    async def cleanup(self) -> None:
-        # In each worker, after its last request: what waits is sent.
-        if self.provider is not None:
-            await asyncio.to_thread(self.provider.shutdown)
-        await asyncio.to_thread(sentry_sdk.flush, 2.0)
 
     def new_ctx(self) -> None:
         return None
@@ -64,7 +55,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     server = Server(Opt.from_namespace(args))
-    provider: TracerProvider | None = None
     observers: list[ProxyObserver] = []
     if args.otlp:
         provider = otlp_tracer_provider(args.otlp, service_name="edge", sample=args.sample)
@@ -74,9 +64,7 @@ def main() -> None:
     if args.sentry:
         sentry_sdk.init(args.sentry, default_integrations=False)
         observers.append(SentryReports())
-    proxy = http_proxy_service(
-        server.configuration, Traced(args.upstream, provider), observers=observers
-    )
+    proxy = http_proxy_service(server.configuration, Traced(args.upstream), observers=observers)
     proxy.add_tcp(args.listen)
     server.add_service(proxy)
     server.run_forever()

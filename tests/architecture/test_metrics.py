@@ -9,7 +9,9 @@ from pingora_core.apps import metrics as apps
 from pingora_core.metrics import OverWorkers, loop_lag, process, registry, workers
 from pingora_core.services import metrics as services, otlp
 from pingora_load_balancing import metrics as balancing
-from pingora_proxy import cache_metrics, metrics as proxy
+from pingora_proxy import cache_metrics, metrics as proxy, observe
+from pingora_proxy.tracing import sentry
+from pingora_proxy.asgi import metrics as asgi
 
 if TYPE_CHECKING:
     from pingora_core.metrics import Description
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "metrics.md"
 
 GROUPS: dict[str, tuple[tuple[Description, ...], ...]] = {
-    "Requests and upstreams": (proxy.DESCRIPTIONS,),
+    "Requests and upstreams": (proxy.DESCRIPTIONS, observe.DESCRIPTIONS, sentry.DESCRIPTIONS),
     "Connections, TLS, HTTP/2, limits, logs": (services.DESCRIPTIONS, apps.DESCRIPTIONS),
     "Caches": (cache_metrics.DESCRIPTIONS,),
     "Load balancing": (balancing.DESCRIPTIONS,),
+    "ASGI applications": (asgi.DESCRIPTIONS,),
     "Processes and the metrics themselves": (
         process.DESCRIPTIONS,
         workers.DESCRIPTIONS,

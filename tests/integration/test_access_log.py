@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pingora_core.apps.load_shedding import LoadShedder
+from pingora_core.metrics import Registry
 from pingora_core.runtime.log_sinks import FileSink, LogQueue
 from pingora_proxy.access_log import AccessLog
+from pingora_proxy.metrics import ProxyMetrics
 from pingora_proxy.testing import ScriptedOrigin, hang, reply
 from tests.support.client import RawClient
 from tests.support.proxy import BareProxy, RunningProxy
@@ -136,3 +140,96 @@ def test_a_share_is_a_share() -> None:
     """Anything else is told at once."""
     with pytest.raises(ValueError, match="between 0 and 1"):
         AccessLog(LogQueue(FileSink("/dev/null")), sample=2)
+
+
+async def test_no_secret_is_in_a_line_wherever_a_url_is(
+    log_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the target, in Referer, in what the upstream answers; and no line is as long as a head."""
+    names = ("Location",)
+    both = [
+        AccessLog(LogQueue(FileSink(log_file)), response_headers=names),
+        AccessLog(LogQueue(FileSink(log_file.with_suffix(".combined"))), format="combined"),
+    ]
+    answer = reply(302, headers=[("Location", "https://a.test/#access_token=hunter2")])
+    async with ScriptedOrigin() as origin:
+        origin.on("*", answer)
+        async with RunningProxy(BareProxy(origin.address), observers=both) as proxy:
+            referer = "Referer: https://me:hunter2@b.test/?%74oken=hunter2\r\n"
+            await _raw(proxy.address, _get("/x?user[password]=hunter2", referer))
+            await _raw(proxy.address, _get("http://me:hunter2@a.test/x?a=1;sig=hunter2"))
+            await _raw(proxy.address, _get("/" + "y" * 20_000, f"User-Agent: {'z' * 20_000}\r\n"))
+    texts = ["\n".join(_lines(file)) for file in (log_file, log_file.with_suffix(".combined"))]
+    assert [text.count("\n") for text in texts] == [2, 2]
+    texts += [record.getMessage() for record in caplog.records]
+    assert len(texts) == 4
+    assert "hunter2" not in "".join(texts)
+    assert max(len(line) for text in texts for line in text.splitlines()) < 10_000
+    first = json.loads(_lines(log_file)[0])
+    assert first["referer"] == "https://***@b.test/?%74oken=***"
+    assert first["response_location"] == "https://a.test/#access_token=***"
+
+
+async def test_an_error_that_cannot_be_encoded_has_a_line(log_file: Path) -> None:
+    """What an exception says may be anything."""
+
+    class Odd(BareProxy):
+        async def request_filter(self, session: Session, ctx: None) -> bool:
+            raise RuntimeError("\udcff\n")
+
+    log = AccessLog(LogQueue(FileSink(log_file)))
+    async with RunningProxy(Odd("127.0.0.1:1"), observers=[log]) as proxy:
+        assert await _raw(proxy.address, _get("/")) == 500
+    (line,) = _lines(log_file)
+    assert "\\udcff" in json.loads(line)["error"]
+
+
+async def test_a_request_that_is_too_many_has_a_line(log_file: Path) -> None:
+    """What the load shedder refuses is answered, logged and counted as anything else."""
+    log = AccessLog(LogQueue(FileSink(log_file)))
+    registry = Registry()
+    async with ScriptedOrigin() as origin:
+        origin.on("/hang", hang)
+        proxy = RunningProxy(BareProxy(origin.address), observers=[log, ProxyMetrics(registry)])
+        proxy.service.app_logic.load_shedder = LoadShedder(1)
+        async with proxy:
+            async with await RawClient.connect(proxy.address) as client:
+                await client.send(_get("/hang"))
+                await eventually(lambda: origin.requests)
+                assert await _raw(proxy.address, _get("/refused")) == 503
+            await eventually(lambda: log.queue.written + log.queue.waiting == 2)
+    refused, left = [json.loads(line) for line in _lines(log_file)]
+    assert (refused["path"], refused["status"]) == ("/refused", 503)
+    assert (left["path"], left["status"]) == ("/hang", 0)
+    counted = registry.collect()["http_server_request_duration_seconds"].series
+    assert sum(counted["GET", "503", "", "http", "503"][:-1]) == 1
+    assert registry.collect()["http_server_active_requests"].series == {(): [0.0]}
+
+
+async def test_what_goes_through_a_tunnel_is_counted(log_file: Path) -> None:
+    """After a 101 too: in both directions, and the line comes at its end."""
+
+    async def echo_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+        )
+        writer.write(2 * await reader.readexactly(5))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    log = AccessLog(LogQueue(FileSink(log_file)))
+    upstream = await asyncio.start_server(echo_twice, "127.0.0.1", 0)
+    host, port = upstream.sockets[0].getsockname()
+    async with (
+        upstream,
+        RunningProxy(BareProxy(f"{host}:{port}"), observers=[log]) as proxy,
+        await RawClient.connect(proxy.address) as client,
+    ):
+        await client.send(_get("/up", "Connection: Upgrade\r\nUpgrade: x\r\n"))
+        assert (await client.read_response()).status == 101
+        await client.send(b"hello")
+        await eventually(lambda: log.queue.written + log.queue.waiting)
+    (line,) = (json.loads(line) for line in _lines(log_file))
+    assert (line["status"], line["request_bytes"], line["response_bytes"]) == (101, 5, 10)

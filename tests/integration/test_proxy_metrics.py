@@ -91,19 +91,22 @@ async def test_requests_are_counted_by_method_status_and_route() -> None:
             assert await get(proxy.address, f"/users/{number}") == 200
         assert await get(proxy.address, "/", b"0123456789") == 200
         await eventually(lambda: value(registry, "http_server_active_requests") == 0)
-        address = origin.address
+        address = origin.address.rpartition(":")[::2]
 
-    users = ("GET", "200", "/users/{id}")
+    users = ("GET", "200", "/users/{id}", "http", "")
+    posts = ("POST", "200", "", "http", "")
     assert value(registry, "http_server_request_duration_seconds", *users) == 3
     assert total(registry, "http_server_response_body_size_bytes", *users) == 15
     assert value(registry, "http_server_request_body_size_bytes", *users) == 0
-    assert total(registry, "http_server_request_body_size_bytes", "POST", "200", "") == 10
+    assert total(registry, "http_server_request_body_size_bytes", *posts) == 10
     assert value(registry, "pingora_server_requests_total", "1.1") == 4
-    assert value(registry, "http_client_request_duration_seconds", address, "200", "") == 4
-    assert value(registry, "pingora_upstream_wait_duration_seconds", address) == 4
-    waited = total(registry, "pingora_upstream_wait_duration_seconds", address)
-    assert 0 < waited <= total(registry, "http_client_request_duration_seconds", address, "200", "")
-    connects = value(registry, "pingora_upstream_connect_duration_seconds", address)
+    assert value(registry, "http_client_request_duration_seconds", "GET", *address, "200", "") == 3
+    assert value(registry, "pingora_upstream_wait_duration_seconds", *address) == 4
+    waited = total(registry, "pingora_upstream_wait_duration_seconds", *address)
+    client = "http_client_request_duration_seconds"
+    both = [total(registry, client, method, *address, "200", "") for method in ("GET", "POST")]
+    assert 0 < waited <= sum(both)
+    connects = value(registry, "pingora_upstream_connect_duration_seconds", *address)
     assert 1 <= connects <= 4
     assert value(registry, "pingora_upstream_retries_total") == 0
 
@@ -125,8 +128,8 @@ async def test_every_ending_is_counted(dead: str) -> None:
             assert value(registry, "http_server_active_requests") == 1
         await eventually(lambda: value(registry, "http_server_active_requests") == 0)
     duration = "http_server_request_duration_seconds"
-    assert value(registry, duration, "_OTHER", "400", "") == 1
-    assert value(registry, duration, "_OTHER", "", "") == 1
+    assert value(registry, duration, "_OTHER", "400", "", "http", "InvalidHTTPHeader") == 1
+    assert value(registry, duration, "_OTHER", "", "", "http", "ConnectionClosed") == 1
     errors = registry.collect()["pingora_server_request_errors_total"].series
     assert ("ConnectionClosed", "Downstream") in errors
     assert sum(each[0] for each in errors.values()) == 2
@@ -137,7 +140,7 @@ async def test_every_ending_is_counted(dead: str) -> None:
     ):
         assert await get(proxy.address) == 200
     assert value(registry, "pingora_upstream_retries_total") == 1
-    failed = ("http_client_request_duration_seconds", dead, "", "ConnectRefused")
+    failed = ("http_client_request_duration_seconds", "GET", *dead.split(":"), "", "ConnectRefused")
     assert value(registry, *failed) == 1
 
 
@@ -273,7 +276,7 @@ async def test_subrequests_and_unknown_upstreams_are_bounded() -> None:
         await eventually(lambda: value(registry, "http_server_active_requests") == 0)
     family = registry.collect()["http_server_request_duration_seconds"].series
     assert sum(sum(numbers[:-1]) for numbers in family.values()) == 8
-    assert sum(family["other", "other", "other"][:-1]) == 3
+    assert sum(family[("other",) * 5][:-1]) == 3
 
 
 def test_parts_of_an_attempt_are_measured() -> None:
@@ -286,14 +289,16 @@ def test_parts_of_an_attempt_are_measured() -> None:
         attempt.connected, attempt.head, attempt.ended = 10.5, 11.5, 13.0
         attempt.status, attempt.reused = 200, reused
         attempt.digest = Digest(timing_digest=[TimingDigest(100.0), TimingDigest(100.25)])
-        metrics._count_attempt(attempt)
-    metrics._count_attempt(AttemptRecord(peer, 10.0))  # it has not ended
+        metrics._count_attempt(attempt, b"GET")
+    metrics._count_attempt(AttemptRecord(peer, 10.0), b"GET")  # it has not ended
 
-    address = "127.0.0.1:443"
-    assert total(registry, "pingora_upstream_connect_duration_seconds", address) == 0.5
-    assert total(registry, "pingora_upstream_tls_duration_seconds", address) == 0.25
-    assert total(registry, "pingora_upstream_wait_duration_seconds", address) == 2.0
-    assert total(registry, "http_client_request_duration_seconds", address, "200", "") == 6.0
+    address = ("127.0.0.1", "443")
+    assert total(registry, "pingora_upstream_connect_duration_seconds", *address) == 0.5
+    assert total(registry, "pingora_upstream_tls_duration_seconds", *address) == 0.25
+    assert total(registry, "pingora_upstream_wait_duration_seconds", *address) == 2.0
+    assert (
+        total(registry, "http_client_request_duration_seconds", "GET", *address, "200", "") == 6.0
+    )
 
 
 def test_caches_stores_and_logs_are_read(tmp_path: Path) -> None:

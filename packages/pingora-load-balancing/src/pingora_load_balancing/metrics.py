@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pingora_core.metrics import Description, Kind, Reading
+from pingora_core.metrics import Description, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,57 +27,49 @@ __all__ = [
 
 _POOL: Final = ("pool",)
 
-BACKENDS: Final = Description(
-    otel_name="pingora.balancer.backends",
-    kind=Kind.GAUGE,
-    help="Backends that are ready, unhealthy, disabled, ejected, or refused by the breaker.",
-    labels=("pool", "state"),
+BACKENDS: Final = Description.gauge(
+    "pingora.balancer.backends",
+    "Backends that are ready, unhealthy, disabled, ejected, or refused by the breaker.",
+    "pool",
+    "state",
 )
-IN_FLIGHT: Final = Description(
-    otel_name="pingora.balancer.in_flight",
-    kind=Kind.GAUGE,
+IN_FLIGHT: Final = Description.gauge(
+    "pingora.balancer.in_flight",
+    "Requests on their way to backends, where leases are used.",
+    *_POOL,
     unit="{request}",
-    help="Requests on their way to backends, where leases are used.",
-    labels=_POOL,
 )
-PANIC: Final = Description(
-    otel_name="pingora.balancer.panic",
-    kind=Kind.GAUGE,
-    help="Workers in which so few backends are fit for use that all are used.",
-    labels=_POOL,
+PANIC: Final = Description.gauge(
+    "pingora.balancer.panic",
+    "Workers in which so few backends are fit for use that all are used.",
+    *_POOL,
 )
-EJECTIONS: Final = Description(
-    otel_name="pingora.outlier.ejections",
-    kind=Kind.COUNTER,
-    help="How often a backend was ejected, or spared because too many were.",
-    labels=("pool", "outcome"),
+EJECTIONS: Final = Description.counter(
+    "pingora.outlier.ejections",
+    "How often a backend was ejected, or spared because too many were.",
+    "pool",
+    "outcome",
 )
-BREAKER_REFUSED: Final = Description(
-    otel_name="pingora.circuit_breaker.refused",
-    kind=Kind.COUNTER,
+BREAKER_REFUSED: Final = Description.counter(
+    "pingora.circuit_breaker.refused", "Requests that were refused.", *_POOL, unit="{request}"
+)
+BREAKER_OPEN: Final = Description.gauge(
+    "pingora.circuit_breaker.open",
+    "Backends for which requests would be refused now, in each worker added up.",
+    *_POOL,
+)
+RETRY_BUDGET: Final = Description.counter(
+    "pingora.retry_budget.retries",
+    "Retries that were granted or refused.",
+    "pool",
+    "decision",
     unit="{request}",
-    help="Requests that were refused.",
-    labels=_POOL,
 )
-BREAKER_OPEN: Final = Description(
-    otel_name="pingora.circuit_breaker.open",
-    kind=Kind.GAUGE,
-    help="Backends for which requests would be refused now, in each worker added up.",
-    labels=_POOL,
-)
-RETRY_BUDGET: Final = Description(
-    otel_name="pingora.retry_budget.retries",
-    kind=Kind.COUNTER,
+RETRY_REQUESTS: Final = Description.counter(
+    "pingora.retry_budget.requests",
+    "Requests that the budget is counted from.",
+    *_POOL,
     unit="{request}",
-    help="Retries that were granted or refused.",
-    labels=("pool", "decision"),
-)
-RETRY_REQUESTS: Final = Description(
-    otel_name="pingora.retry_budget.requests",
-    kind=Kind.COUNTER,
-    unit="{request}",
-    help="Requests that the budget is counted from.",
-    labels=_POOL,
 )
 
 DESCRIPTIONS: Final = (

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import time
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from pingora_proxy.session import Session
 
-__all__ = ["combined_line", "printable", "redact_query"]
+__all__ = ["combined_line", "cut", "printable", "readable", "redact"]
 
 _UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]|[\"\\]")
 _CONTROLS: Final = re.compile(r"[^\x20-\x7e]")
+_PAIR: Final = re.compile(rb"(^|[?&;#])([^=?&;#]*)=[^&;#]*")
+_USER_INFO: Final = re.compile(rb"((?:^|[a-zA-Z][a-zA-Z0-9+.-]*:)//)[^/?#@ ]*@")
+_LONGEST: Final = 4096
 
 
 def printable(raw: bytes) -> str:
@@ -30,24 +34,61 @@ def printable(raw: bytes) -> str:
     return text if text.isascii() and text.isprintable() else _CONTROLS.sub(_escape, text)
 
 
-def redact_query(query: bytes, secret: Collection[bytes]) -> bytes:
-    """Hide the values of some parameters.
+def cut(raw: bytes) -> bytes:
+    """Keep lines from becoming as long as clients want them.
 
     Args:
-        query: The query, without the ``?``.
+        raw: The bytes.
+
+    Returns:
+        They, or their first 4,096 and an ellipsis.
+    """
+    return raw if len(raw) <= _LONGEST else raw[:_LONGEST] + b"..."
+
+
+def readable(text: str) -> str:
+    """Make text of our own such that it can be encoded, and is not too long.
+
+    Args:
+        text: The text, such as that of an error.
+
+    Returns:
+        It, or as much of it as goes into a line.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def redact(raw: bytes, secret: Collection[bytes]) -> bytes:
+    """Hide the values of some parameters, and who the user is.
+
+    Args:
+        raw: A query without the ``?``, or something that has one in it: a URL, a field with one.
         secret: The names of the parameters, in lower case.
 
     Returns:
-        The query, their values ``***``.
+        It, with such values as ``***``: in queries and fragments, whatever their names are
+        encoded with, also where a name is a part of one: ``user[password]``. What stands before
+        an ``@`` in the authority of a URL is ``***`` as well.
     """
-    if b"=" not in query:
-        return query
-    parts = []
-    for part in query.split(b"&"):
-        name, equals, _ = part.partition(b"=")
-        hidden = equals and name.lower() in secret
-        parts.append(name + b"=***" if hidden else part)
-    return b"&".join(parts)
+
+    def hide(match: re.Match[bytes]) -> bytes:
+        name = match[2]
+        if b"%" in name or b"+" in name:
+            name = unquote_to_bytes(name.replace(b"+", b" ")).strip()
+        name = name.lower()
+        if name in secret or (b"[" in name and not _parts_of(name).isdisjoint(secret)):
+            return match[1] + match[2] + b"=***"
+        return match[0]
+
+    if b"=" in raw:
+        raw = _PAIR.sub(hide, raw)
+    return _USER_INFO.sub(rb"\1***@", raw) if b"@" in raw else raw
+
+
+def _parts_of(name: bytes) -> frozenset[bytes]:
+    return frozenset(name.replace(b"]", b"").split(b"["))
 
 
 def combined_line(session: Session, status: int, secret_parameters: Collection[bytes]) -> bytes:
@@ -63,18 +104,17 @@ def combined_line(session: Session, status: int, secret_parameters: Collection[b
     """
     down = session.downstream_session
     request = down.request
-    path, mark, query = request.raw_target.partition(b"?")
-    target = path + mark + redact_query(query, secret_parameters)
+    target = redact(cut(request.raw_target), secret_parameters)
     record = session.record
     now = time.time() if record is None else record.started_at
     moment = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now))
     client = down.client_addr
     host = "-" if client is None else getattr(client, "host", "-") or "-"
     line = (
-        f'{host} - - [{moment}] "{_quoted(request.raw_method)} {_quoted(target)} '
+        f'{host} - - [{moment}] "{_quoted(cut(request.raw_method))} {_quoted(target)} '
         f'{request.version}" {status or 499} {down.body_bytes_sent} '
-        f'"{_quoted(request.get_raw(b"referer") or b"-")}" '
-        f'"{_quoted(request.get_raw(b"user-agent") or b"-")}"'
+        f'"{_quoted(redact(cut(request.get_raw(b"referer") or b"-"), secret_parameters))}" '
+        f'"{_quoted(cut(request.get_raw(b"user-agent") or b"-"))}"'
     )
     return line.encode("ascii", "backslashreplace")
 

@@ -3,30 +3,36 @@
 Theory of operation: an observer makes one line at the end of each request, whatever the end, and
 puts it into a queue that never waits; a thread writes it. What does not fit is dropped and counted.
 
-What is secret does not belong into logs: of the query only the names of certain parameters are
-kept, and of header fields those are logged that were asked for, credentials never.
+What is secret does not belong into logs: of certain parameters only the names are kept, in queries
+and in URLs that fields hold, and of fields those are logged that were asked for, credentials never.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
-import time
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from msgspec.json import Encoder
 
+from pingora_core.apps.metrics import log_queue_source
 from pingora_core.server.logs import on_reopen
 from pingora_http import Version
-from pingora_proxy._log_text import combined_line, printable, redact_query
+from pingora_proxy._log_text import combined_line, cut, printable, readable, redact
 from pingora_proxy.observe import ProxyObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
+    from pingora_core.metrics import Reading
     from pingora_core.runtime.log_sinks import LogQueue
     from pingora_error import Error
-    from pingora_proxy.request_record import AttemptRecord
+    from pingora_http import ResponseHeader
+    from pingora_proxy.request_record import AttemptRecord, RequestRecord
     from pingora_proxy.session import Session
+
+    # Method, whether over TLS, host, path, version.
+    _Request: TypeAlias = tuple[bytes, bool, bytes, bytes, Version]
 
 __all__ = ["SECRET_FIELDS", "SECRET_PARAMETERS", "AccessLog"]
 
@@ -66,9 +72,14 @@ SECRET_PARAMETERS: Final = frozenset(
 
 _HIDDEN: Final = "***"
 _PROTOCOLS: Final = {version: str(version).encode() for version in Version}
-_TEMPLATE: Final = (
-    b'{"time":%.6f,"client":%b,"method":%b,"scheme":"%b","host":%b,"path":%b,"protocol":"%b",'
-    b'"status":%d,"request_bytes":%d,"response_bytes":%d'
+_ALWAYS: Final = (
+    b'{"time":%d.%06d,"client":%b,%b,"status":%d,"request_bytes":%d,"response_bytes":%d,'
+    b'"duration":%.6f'
+)
+_REQUEST: Final = b'"method":%b,"scheme":"%b","host":%b,"path":%b,"protocol":"%b"'
+_UPSTREAM: Final = (
+    b',"attempts":%d,"upstream":{"address":%b,"status":%d,"reused":%b,"connect":%.6f,'
+    b'"wait":%.6f,"duration":%.6f}'
 )
 # Texts that are remembered, and the longest of them.
 _MAX_TEXTS: Final = 4096
@@ -117,67 +128,111 @@ class AccessLog(ProxyObserver):
         self._secret_parameters = frozenset(name.encode() for name in secret_parameters)
         self._choose = choose
         self._encode = Encoder().encode
-        self._texts: dict[bytes, bytes] = {}
+        self._requests: dict[_Request, bytes] = {}
         self._addresses: dict[int, tuple[object, bytes]] = {}
         self._forget = on_reopen(queue.reopen)
 
+    async def cleanup(self) -> None:
+        """Write what waits, and close the queue; the service calls this after its last request."""
+        await asyncio.to_thread(self.close)
+
     def close(self) -> None:
-        """Write what waits, and close the queue."""
+        """Write what waits, and close the queue: for those who observe nothing with it."""
         self._forget()
         self.queue.close()
 
+    def read_metrics(self, service: str) -> Iterable[Reading]:
+        """Tell what became of the lines.
+
+        Args:
+            service: Value of the label ``log``.
+
+        Returns:
+            The numbers.
+        """
+        return log_queue_source(self.queue, service)()
+
     def request_ended(self, session: Session, error: Error | None) -> None:
-        """Log a request.
+        """Log a request. HOT.
 
         Args:
             session: The request.
             error: Why it failed; None if it did not.
         """
-        response = session.response_written
+        record = session.record
+        if record is None or record.ended is None:
+            return
+        response = record.response
         status = 0 if response is None else response.status
         if self._sample < 1.0 and error is None and status < 500 and self._choose() >= self._sample:
             return
         if self._is_json:
-            self.queue.put(self._line(session, status, error))
+            self.queue.put(self._line(session, record, status, error))
         else:
             self.queue.put(combined_line(session, status, self._secret_parameters))
 
-    def _line(self, session: Session, status: int, error: Error | None) -> bytes:
-        # What every line has is put into a template, and texts that come again are remembered: that
+    def _line(
+        self, session: Session, record: RequestRecord, status: int, error: Error | None
+    ) -> bytes:
+        # What every line has is put into templates, and texts that come again are remembered: that
         # takes half the time of an object that is encoded as a whole.
         down = session.downstream_session
         request = down.request
-        record = session.record
-        path, _, query = request.raw_target.partition(b"?")
-        line = _TEMPLATE % (
-            time.time() if record is None else record.started_at,
-            self._address(down.client_addr),
-            self._text(request.raw_method),
-            session.scheme.encode(),
-            self._text(request.get_raw(b"host") or b""),
-            self._text(path),
-            _PROTOCOLS[request.version],
-            status,
-            down.body_bytes_read,
-            down.body_bytes_sent,
+        target = request.raw_target
+        path, _, query = target.partition(b"?") if b"?" in target else (target, b"", b"")
+        fields = request.first_values()
+        digest = down.digest
+        key = (
+            request.raw_method,
+            digest.ssl_digest is not None,
+            fields.get(b"host", b""),
+            path,
+            request.version,
         )
-        if record is not None and record.ended is not None:
-            line += b',"duration":%.6f' % (record.ended - record.started)
-            if record.attempts:
-                line += b',"attempts":%d,"upstream":' % len(record.attempts)
-                line += self._upstream(record.attempts[-1])
-        facts = self._facts(session, query, error)
+        seconds, microseconds = divmod(int(record.started_at * 1e6), 1_000_000)
+        line = _ALWAYS % (
+            seconds,
+            microseconds,
+            self._address(digest.socket_digest and digest.socket_digest.peer_addr),
+            self._requests.get(key) or self._request(key),
+            status,
+            record.request_bytes,
+            record.response_bytes,
+            (record.ended or 0.0) - record.started,
+        )
+        if record.attempts:
+            line += self._upstream(record.attempts)
+        facts: dict[str, object] = {}
+        if query:
+            facts["query"] = self._visible(query)
+        if session.route is not None:
+            facts["route"] = readable(session.route)
+        if error is not None or session.active_cache is not None or session.shutdown_note:
+            self._add_facts(facts, session, error)
+        for name, title, is_secret in self._headers:
+            if name in fields:
+                facts[title] = _HIDDEN if is_secret else self._visible(fields[name])
+        if self._response_headers and record.response is not None:
+            self._add_response(facts, record.response)
         return b"%b,%b" % (line, self._encode(facts)[1:]) if facts else line + b"}"
 
-    def _text(self, raw: bytes) -> bytes:
-        text = self._texts.get(raw)
-        if text is None:
-            text = self._encode(printable(raw))
-            if len(self._texts) >= _MAX_TEXTS:
-                self._texts.clear()
-            if len(raw) <= _MAX_TEXT:
-                self._texts[raw] = text
+    def _request(self, key: _Request) -> bytes:
+        method, is_tls, host, path, version = key
+        text = _REQUEST % (
+            self._text(method),
+            b"https" if is_tls else b"http",
+            self._text(host),
+            self._text(path if path[:1] == b"/" else redact(path, ())),
+            _PROTOCOLS[version],
+        )
+        if len(self._requests) >= _MAX_TEXTS:
+            self._requests.clear()
+        if len(text) <= 2 * _MAX_TEXT and len(path) <= _MAX_TEXT:
+            self._requests[key] = text
         return text
+
+    def _text(self, raw: bytes) -> bytes:
+        return self._encode(printable(cut(raw)))
 
     def _address(self, address: object) -> bytes:
         # By identity: to hash an address takes longer than to write it.
@@ -190,57 +245,58 @@ class AccessLog(ProxyObserver):
         self._addresses[id(address)] = address, text
         return text
 
-    def _upstream(self, attempt: AttemptRecord) -> bytes:
-        line = b'{"address":%b' % self._address(attempt.peer.address)
+    def _upstream(self, attempts: list[AttemptRecord]) -> bytes:
+        attempt = attempts[-1]
+        connected, head, ended = attempt.connected, attempt.head, attempt.ended
+        address = self._address(attempt.peer.address)
+        if connected is not None and head is not None and ended is not None and not attempt.error:
+            started = attempt.started
+            return _UPSTREAM % (
+                len(attempts),
+                address,
+                attempt.status,
+                b"true" if attempt.reused else b"false",
+                connected - started,
+                head - connected,
+                ended - started,
+            )
+        line = b',"attempts":%d,"upstream":{"address":%b' % (len(attempts), address)
         if attempt.status is not None:
             line += b',"status":%d' % attempt.status
-        if attempt.connected is not None:
+        if connected is not None:
             reused = b"true" if attempt.reused else b"false"
-            taken = attempt.connected - attempt.started
-            line += b',"reused":%b,"connect":%.6f' % (reused, taken)
-            if attempt.head is not None:
-                line += b',"wait":%.6f' % (attempt.head - attempt.connected)
-        if attempt.ended is not None:
-            line += b',"duration":%.6f' % (attempt.ended - attempt.started)
+            line += b',"reused":%b,"connect":%.6f' % (reused, connected - attempt.started)
+            if head is not None:
+                line += b',"wait":%.6f' % (head - connected)
+        if ended is not None:
+            line += b',"duration":%.6f' % (ended - attempt.started)
         if attempt.error is not None:
-            line += b',"error":%b' % self._encode(str(attempt.error.etype))
+            line += b',"error":%b' % self._encode(readable(str(attempt.error.etype)))
         return line + b"}"
 
-    def _facts(self, session: Session, query: bytes, error: Error | None) -> dict[str, object]:
-        # What not every line has.
-        facts: dict[str, object] = {}
-        if query:
-            facts["query"] = printable(redact_query(query, self._secret_parameters))
-        if session.route is not None:
-            facts["route"] = session.route
+    def _add_facts(self, facts: dict[str, object], session: Session, error: Error | None) -> None:
+        # What few lines have.
         cache = session.active_cache
         if cache is not None:
             facts["cache"] = cache.phase.value
             if cache.no_cache_reason is not None:
                 facts["cache_reason"] = str(cache.no_cache_reason)
         if error is not None:
-            facts["error"] = str(error)
-            facts["error_type"] = str(error.etype)
+            facts["error"] = readable(str(error))
+            facts["error_type"] = readable(str(error.etype))
             if session.record is not None:
                 facts["phase"] = session.record.failed_in
         if session.shutdown_note is not None:
-            facts["note"] = session.shutdown_note
-        self._add_fields(facts, session)
-        return facts
+            facts["note"] = readable(session.shutdown_note)
 
-    def _add_fields(self, facts: dict[str, object], session: Session) -> None:
-        request = session.downstream_session.request
-        for key, name, is_secret in self._headers:
-            value = request.get_raw(key)
-            if value is not None:
-                facts[name] = _HIDDEN if is_secret else printable(value)
-        response = session.response_written
-        if response is None:
-            return
+    def _visible(self, raw: bytes) -> str:
+        return printable(redact(cut(raw), self._secret_parameters))
+
+    def _add_response(self, facts: dict[str, object], response: ResponseHeader) -> None:
         for key, name, is_secret in self._response_headers:
             value = response.get_raw(key)
             if value is not None:
-                facts[f"response_{name}"] = _HIDDEN if is_secret else printable(value)
+                facts[f"response_{name}"] = _HIDDEN if is_secret else self._visible(value)
 
 
 def _named(names: Collection[str], secret: Collection[str]) -> list[tuple[bytes, str, bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pingora_core.metrics import Description, Kind, OverWorkers, Reading
+from pingora_core.metrics import Description, OverWorkers, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,22 +17,13 @@ _CACHE: Final = ("cache",)
 
 
 def _counter(name: str, help_text: str, *labels: str, unit: str = "") -> Description:
-    return Description(
-        otel_name=name, kind=Kind.COUNTER, help=help_text, unit=unit, labels=_CACHE + labels
-    )
+    return Description.counter(name, help_text, *_CACHE + labels, unit=unit)
 
 
 def _gauge(
     name: str, help_text: str, *, unit: str = "", over: OverWorkers = OverWorkers.SUM
 ) -> Description:
-    return Description(
-        otel_name=name,
-        kind=Kind.GAUGE,
-        help=help_text,
-        unit=unit,
-        labels=_CACHE,
-        over_workers=over,
-    )
+    return Description.gauge(name, help_text, *_CACHE, unit=unit, over=over)
 
 
 REQUESTS: Final = _counter(

@@ -11,13 +11,19 @@ Names are those of the OpenTelemetry semantic conventions for HTTP where these h
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
 from pingora_core.apps.metrics import ConnectorSource, rate_limit_source
-from pingora_core.metrics import BYTE_BOUNDS, DURATION_BOUNDS, Description, Kind, Reading
+from pingora_core.metrics import BYTE_BOUNDS, DURATION_BOUNDS, Description, Reading
 from pingora_core.modules import RateLimiter, RateLimiterBuilder
 from pingora_core.services.metrics import watch_process, watch_service
-from pingora_http import Version
+from pingora_proxy._conventions import (
+    METHODS,
+    OTHER_METHOD,
+    VERSIONS as VERSION_NAMES,
+    error_type,
+    name_server,
+)
 from pingora_proxy.observe import ProxyObserver
 
 if TYPE_CHECKING:
@@ -27,108 +33,94 @@ if TYPE_CHECKING:
     from pingora_core.services.listening import Service
     from pingora_core.upstreams.peer import PeerAddress
     from pingora_error import Error
+    from pingora_http import Version
     from pingora_proxy.hooks import CTX
     from pingora_proxy.observe import AttemptRecord
     from pingora_proxy.proxy import HttpProxy
     from pingora_proxy.session import Session
 
+    # Method, status, route, version, scheme.
+    _Key: TypeAlias = tuple[bytes, int, str | None, Version, str]
+
 __all__ = ["DESCRIPTIONS", "ProxyMetrics"]
 
-_SERVER_LABELS: Final = ("http.request.method", "http.response.status_code", "http.route")
+_SERVER_LABELS: Final = (
+    "http.request.method",
+    "http.response.status_code",
+    "http.route",
+    "url.scheme",
+    "error.type",
+)
+_UPSTREAM_LABELS: Final = ("server.address", "server.port")
 
-DURATION: Final = Description(
-    otel_name="http.server.request.duration",
-    kind=Kind.HISTOGRAM,
-    unit="s",
-    help="From the head of a request to the end of the response.",
-    labels=_SERVER_LABELS,
-    bounds=DURATION_BOUNDS,
+
+DURATION: Final = Description.histogram(
+    "http.server.request.duration",
+    "From the head of a request to the end of the response.",
+    *_SERVER_LABELS,
 )
-REQUEST_SIZE: Final = Description(
-    otel_name="http.server.request.body.size",
-    kind=Kind.HISTOGRAM,
+REQUEST_SIZE: Final = Description.histogram(
+    "http.server.request.body.size",
+    "Bodies of requests that have one, as far as they were read.",
+    *_SERVER_LABELS,
     unit="By",
-    help="Bodies of requests that have one, as far as they were read.",
-    labels=_SERVER_LABELS,
     bounds=BYTE_BOUNDS,
 )
-RESPONSE_SIZE: Final = Description(
-    otel_name="http.server.response.body.size",
-    kind=Kind.HISTOGRAM,
+RESPONSE_SIZE: Final = Description.histogram(
+    "http.server.response.body.size",
+    "Bodies of responses that have one, as far as they were sent.",
+    *_SERVER_LABELS,
     unit="By",
-    help="Bodies of responses that have one, as far as they were sent.",
-    labels=_SERVER_LABELS,
     bounds=BYTE_BOUNDS,
 )
-ACTIVE: Final = Description(
-    otel_name="http.server.active_requests",
-    kind=Kind.GAUGE,
+ACTIVE: Final = Description.gauge(
+    "http.server.active_requests", "Requests in flight.", unit="{request}"
+)
+VERSIONS: Final = Description.counter(
+    "pingora.server.requests",
+    "Requests that have ended, by the version of HTTP.",
+    "network.protocol.version",
     unit="{request}",
-    help="Requests in flight.",
 )
-VERSIONS: Final = Description(
-    otel_name="pingora.server.requests",
-    kind=Kind.COUNTER,
+ERRORS: Final = Description.counter(
+    "pingora.server.request.errors",
+    "Requests that have failed: why, and on whose side.",
+    "error.type",
+    "error.source",
     unit="{request}",
-    help="Requests that have ended, by the version of HTTP.",
-    labels=("network.protocol.version",),
 )
-ERRORS: Final = Description(
-    otel_name="pingora.server.request.errors",
-    kind=Kind.COUNTER,
+SUBREQUESTS: Final = Description.counter(
+    "pingora.subrequests",
+    "Requests that the proxy made itself; they are in no metric of the server's side.",
     unit="{request}",
-    help="Requests that have failed: why, and on whose side.",
-    labels=("error.type", "error.source"),
 )
-SUBREQUESTS: Final = Description(
-    otel_name="pingora.subrequests",
-    kind=Kind.COUNTER,
+RETRIES: Final = Description.counter(
+    "pingora.upstream.retries",
+    "Attempts beyond the first of a request, hedged ones included.",
     unit="{request}",
-    help="Requests that the proxy made itself; they are in no metric of the server's side.",
 )
-RETRIES: Final = Description(
-    otel_name="pingora.upstream.retries",
-    kind=Kind.COUNTER,
-    unit="{request}",
-    help="Attempts beyond the first of a request, hedged ones included.",
+UPSTREAM_DURATION: Final = Description.histogram(
+    "http.client.request.duration",
+    "Attempts to have an upstream answer, from the search for a connection to the end.",
+    "http.request.method",
+    *_UPSTREAM_LABELS,
+    "http.response.status_code",
+    "error.type",
 )
-UPSTREAM_DURATION: Final = Description(
-    otel_name="http.client.request.duration",
-    kind=Kind.HISTOGRAM,
-    unit="s",
-    help="Attempts to have an upstream answer, from the search for a connection to the end.",
-    labels=("server.address", "http.response.status_code", "error.type"),
-    bounds=DURATION_BOUNDS,
+CONNECT: Final = Description.histogram(
+    "pingora.upstream.connect.duration",
+    "How long a new connection took: name, TCP, proxy, TLS.",
+    *_UPSTREAM_LABELS,
 )
-CONNECT: Final = Description(
-    otel_name="pingora.upstream.connect.duration",
-    kind=Kind.HISTOGRAM,
-    unit="s",
-    help="How long a new connection took: name, TCP, proxy, TLS.",
-    labels=("server.address",),
-    bounds=DURATION_BOUNDS,
+TLS: Final = Description.histogram(
+    "pingora.upstream.tls.duration",
+    "How long the TLS handshake of a new connection took.",
+    *_UPSTREAM_LABELS,
 )
-TLS: Final = Description(
-    otel_name="pingora.upstream.tls.duration",
-    kind=Kind.HISTOGRAM,
-    unit="s",
-    help="How long the TLS handshake of a new connection took.",
-    labels=("server.address",),
-    bounds=DURATION_BOUNDS,
-)
-WAIT: Final = Description(
-    otel_name="pingora.upstream.wait.duration",
-    kind=Kind.HISTOGRAM,
-    unit="s",
-    help="From the connection to the head of the response.",
-    labels=("server.address",),
-    bounds=DURATION_BOUNDS,
-)
-OBSERVER_FAILURES: Final = Description(
-    otel_name="pingora.observer.failures",
-    kind=Kind.COUNTER,
-    help="Calls of observers that have raised.",
-    labels=("service",),
+WAIT: Final = Description.histogram(
+    "pingora.upstream.wait.duration",
+    "From the connection to the head of the response.",
+    *_UPSTREAM_LABELS,
 )
 
 DESCRIPTIONS: Final = (
@@ -144,22 +136,10 @@ DESCRIPTIONS: Final = (
     CONNECT,
     TLS,
     WAIT,
-    OBSERVER_FAILURES,
 )
 
-_METHODS: Final = frozenset({
-    b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE",
-})  # fmt: skip
-_OTHER_METHOD: Final = "_OTHER"
-"""What the convention calls the methods that it does not know."""
-
-_VERSIONS: Final = {
-    Version.HTTP_09: "0.9", Version.HTTP_10: "1.0", Version.HTTP_11: "1.1", Version.HTTP_20: "2",
-    Version.HTTP_30: "3",
-}  # fmt: skip
-
 _MAX_KINDS: Final = 4096
-"""Kinds of requests that are remembered; of those with odd methods there may be any number."""
+"""Kinds of requests and upstreams that are remembered."""
 
 
 class _Kind(NamedTuple):
@@ -171,7 +151,7 @@ class _Kind(NamedTuple):
 
 
 class _Upstream(NamedTuple):
-    # The series of attempts at one upstream with one outcome.
+    # The series of attempts at one upstream with one method and one outcome.
     address: PeerAddress
     duration: Histogram
     wait: Histogram
@@ -206,8 +186,8 @@ class ProxyMetrics(ProxyObserver):
         self._connect = registry.add_histogram(CONNECT)
         self._tls = registry.add_histogram(TLS)
         self._wait = registry.add_histogram(WAIT)
-        self._kinds: dict[tuple[bytes, int, str | None, Version], _Kind] = {}
-        self._upstreams: dict[tuple[int, int | None], _Upstream] = {}
+        self._kinds: dict[_Key, _Kind] = {}
+        self._upstreams: dict[tuple[int, int | None, bytes], _Upstream] = {}
         self._active = 0
         registry.add_source(self._read)
         watch_process(registry)
@@ -233,7 +213,7 @@ class ProxyMetrics(ProxyObserver):
             registry.add_source(rate_limit_source(limiter.policies, name))
         observers = proxy.observers
         if observers is not None:
-            registry.add_source(lambda: [Reading(OBSERVER_FAILURES, observers.failures, (name,))])
+            registry.add_source(lambda: observers.read_metrics(name))
 
     # ------------------------------------------------------------- observing
 
@@ -256,57 +236,59 @@ class ProxyMetrics(ProxyObserver):
         record = session.record
         if record is None or record.ended is None:
             return
+        down = session.downstream_session
+        request = down.request
+        method = request.raw_method
         attempts = record.attempts
         if attempts:
             if len(attempts) > 1:
                 self._retries.value += len(attempts) - 1
             for attempt in attempts:
-                self._count_attempt(attempt)
+                self._count_attempt(attempt, method)
         if session.subrequest_ctx is not None:
             self._subrequests.value += 1
             return
         self._active -= 1
-        down = session.downstream_session
-        request = down.request
-        response = down.response_written
+        response = record.response
         key = (
-            request.raw_method,
+            method,
             0 if response is None else response.status,
             session.route,
             request.version,
+            "http" if down.digest.ssl_digest is None else "https",
         )
-        kind = self._kinds.get(key) or self._begin(*key)
-        kind.version.value += 1
+        if error is None:
+            kind = self._kinds.get(key) or self._begin(key)
+        else:
+            self._errors.labels(str(error.etype), error.esource.value).inc()
+            kind = self._kind_of(key, error)
+        duration, request_size, response_size, version = kind
+        version.value += 1
         # Histogram.observe() as it is written there, without the calls: it is for each request.
         taken = record.ended - record.started
-        histogram = kind.duration
-        histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
-        histogram.sum += taken
-        size = down.body_bytes_sent
+        duration.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
+        duration.sum += taken
+        size = record.response_bytes
         if size:
-            histogram = kind.response_size
-            histogram.counts[bisect_left(BYTE_BOUNDS, size)] += 1
-            histogram.sum += size
-        size = down.body_bytes_read
+            response_size.counts[bisect_left(BYTE_BOUNDS, size)] += 1
+            response_size.sum += size
+        size = record.request_bytes
         if size:
-            kind.request_size.observe(size)
-        if error is not None:
-            self._errors.labels(str(error.etype), error.esource.value).inc()
+            request_size.observe(size)
 
-    def _count_attempt(self, attempt: AttemptRecord) -> None:
+    def _count_attempt(self, attempt: AttemptRecord, method: bytes) -> None:
         if attempt.ended is None:
             return
         connected = attempt.connected
         address = attempt.peer.address
-        error = attempt.error
         status = attempt.status
-        if error is None:
+        if attempt.error is None:
             # By identity: to hash an address takes as long as everything else here.
-            upstream = self._upstreams.get((id(address), status))
+            upstream = self._upstreams.get((id(address), status, method))
             if upstream is None or upstream.address is not address:
-                upstream = self._begin_upstream(address, status)
+                upstream = self._begin_upstream(address, status, method)
         else:
-            upstream = self._upstream_of(address, status, str(error.etype))
+            upstream = self._upstream_of(address, status, method, attempt.error)
         taken = attempt.ended - attempt.started
         histogram = upstream.duration
         histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
@@ -322,42 +304,59 @@ class ProxyMetrics(ProxyObserver):
             self._count_connection(attempt, connected - attempt.started)
 
     def _count_connection(self, attempt: AttemptRecord, taken: float) -> None:
-        address = str(attempt.peer.address)
-        self._connect.labels(address).observe(taken)
+        labels = name_server(attempt.peer.address)
+        self._connect.labels(*labels).observe(taken)
         timing = None if attempt.digest is None else attempt.digest.timing_digest
         # The layers, lowest first: TCP or Unix, then TLS.
         if timing and len(timing) > 1 and timing[0] is not None and timing[-1] is not None:
             handshake = timing[-1].established_ts - timing[0].established_ts
-            self._tls.labels(address).observe(max(0.0, handshake))
+            self._tls.labels(*labels).observe(max(0.0, handshake))
 
     # ----------------------------------------------------------------- series
 
-    def _begin(self, method: bytes, status: int, route: str | None, version: Version) -> _Kind:
-        if len(self._kinds) >= _MAX_KINDS:
-            self._kinds.clear()
+    def _begin(self, key: _Key) -> _Kind:
+        kind = self._kind_of(key, None)
+        # Odd methods are not remembered: there may be any number of them, and they may be long.
+        if key[0] in METHODS:
+            if len(self._kinds) >= _MAX_KINDS:
+                self._kinds.clear()
+            self._kinds[key] = kind
+        return kind
+
+    def _kind_of(self, key: _Key, error: Error | None) -> _Kind:
+        method, status, route, version, scheme = key
         labels = (
-            method.decode() if method in _METHODS else _OTHER_METHOD,
+            METHODS.get(method, OTHER_METHOD),
             str(status) if status else "",
             route or "",
+            scheme,
+            error_type(status, error, fails_at=500),
         )
-        kind = self._kinds[method, status, route, version] = _Kind(
+        return _Kind(
             self._duration.labels(*labels),
             self._request_size.labels(*labels),
             self._response_size.labels(*labels),
-            self._versions.labels(_VERSIONS[version]),
+            self._versions.labels(VERSION_NAMES[version]),
         )
-        return kind
 
-    def _begin_upstream(self, address: PeerAddress, status: int | None) -> _Upstream:
-        if len(self._upstreams) >= _MAX_KINDS:
-            self._upstreams.clear()
-        upstream = self._upstream_of(address, status, "")
-        self._upstreams[id(address), status] = upstream
+    def _begin_upstream(self, address: PeerAddress, status: int | None, method: bytes) -> _Upstream:
+        upstream = self._upstream_of(address, status, method, None)
+        if method in METHODS:
+            if len(self._upstreams) >= _MAX_KINDS:
+                self._upstreams.clear()
+            self._upstreams[id(address), status, method] = upstream
         return upstream
 
-    def _upstream_of(self, address: PeerAddress, status: int | None, error_type: str) -> _Upstream:
-        name = str(address)
+    def _upstream_of(
+        self, address: PeerAddress, status: int | None, method: bytes, error: Error | None
+    ) -> _Upstream:
+        labels = name_server(address)
         code = "" if status is None else str(status)
+        name = METHODS.get(method, OTHER_METHOD)
         return _Upstream(
-            address, self._upstream_duration.labels(name, code, error_type), self._wait.labels(name)
+            address,
+            self._upstream_duration.labels(
+                name, *labels, code, error_type(status, error, fails_at=400)
+            ),
+            self._wait.labels(*labels),
         )

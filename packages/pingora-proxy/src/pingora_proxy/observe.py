@@ -7,31 +7,71 @@ service without observers keeps no record and pays one comparison a request.
 
 Rules for observers: they are called in the middle of a request, synchronously, and do not wait.
 An exception of theirs is counted and logged now and then; the request does not notice.
+
+An observer lives as long as the services that it observes: ``startup`` is called in the process
+that serves, before the first of them listens, and ``cleanup`` after the last request of the last.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
+from pingora_core.metrics import Description, Reading
+from pingora_proxy._timed_session import TimedSession
 from pingora_proxy.request_record import AttemptRecord, RequestRecord
+from pingora_proxy.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
     from pingora_http import RequestHeader
-    from pingora_proxy.session import Session
 
-__all__ = ["AttemptRecord", "Observers", "ProxyObserver", "RequestRecord"]
+__all__ = ["DESCRIPTIONS", "AttemptRecord", "Observers", "ProxyObserver", "RequestRecord"]
 
 _logger = logging.getLogger(__name__)
+
+OBSERVER_FAILURES: Final = Description.counter(
+    "pingora.observer.failures", "Calls of observers that have raised.", "service"
+)
+
+DESCRIPTIONS: Final = (OBSERVER_FAILURES,)
+
+_CLEANUP_SECONDS: Final = 5.0
+"""How long an observer may take to let go of what it has."""
 
 
 class ProxyObserver:
     """Is told what happens to requests; override what is of interest. Nothing is done by default."""
+
+    async def startup(self) -> None:
+        """Get what is needed; called once in each process that serves, before it listens.
+
+        What it raises is the service's: it does not start.
+        """
+
+    async def cleanup(self) -> None:
+        """Write or send what waits, and let go of everything; called once, after the last request.
+
+        Also if ``startup`` has failed. It has five seconds, and what it raises is logged: neither keeps the server from ending.
+        """
+
+    def read_metrics(self, service: str) -> Iterable[Reading]:
+        """Tell what this observer counts; ``ProxyMetrics.watch`` has it read.
+
+        Args:
+            service: Name of a service that is observed, for labels.
+
+        Returns:
+            The numbers.
+        """
+        del service
+        return ()
 
     def request_started(self, session: Session) -> None:
         """Be told of a request whose head was read, or could not be understood.
@@ -68,6 +108,17 @@ class ProxyObserver:
             attempt: The attempt.
         """
 
+    def phase_ended(self, session: Session, phase: str, seconds: float) -> None:
+        """Be told how long a callback or a step took; of the two tries of a hedge they mix.
+
+        Only who overrides this has phases timed, which costs something at each.
+
+        Args:
+            session: The request; its phase is the next one already.
+            phase: What it was: the name that errors have.
+            seconds: How long it took; it is over just now.
+        """
+
     def request_ended(self, session: Session, error: Error | None) -> None:
         """Be told the end of a request, after ``logging``; once, whatever the end.
 
@@ -88,6 +139,8 @@ class Observers:
     """
 
     def __init__(self, observers: Sequence[ProxyObserver]) -> None:
+        self._all = tuple(observers)
+        self._running: list[ProxyObserver] = []
         self._request_started = [
             o.request_started for o in observers if _overrides(o, "request_started")
         ]
@@ -98,8 +151,43 @@ class Observers:
             o.upstream_request for o in observers if _overrides(o, "upstream_request")
         ]
         self._attempt_ended = [o.attempt_ended for o in observers if _overrides(o, "attempt_ended")]
+        self._phase_ended = [o.phase_ended for o in observers if _overrides(o, "phase_ended")]
         self._request_ended = [o.request_ended for o in observers if _overrides(o, "request_ended")]
         self.failures: int = 0
+
+    async def startup(self) -> None:
+        """Have those get ready that no other service has had so; the service calls this."""
+        for observer in self._all:
+            used = _uses.get(id(observer), 0)
+            _uses[id(observer)] = used + 1
+            self._running.append(observer)
+            if not used:
+                await observer.startup()
+
+    async def cleanup(self) -> None:
+        """Have those end that no other service is observed by; the service calls this at its end."""
+        ending: list[ProxyObserver] = []
+        while self._running:
+            observer = self._running.pop()
+            _uses[id(observer)] -= 1
+            if not _uses[id(observer)]:
+                del _uses[id(observer)]
+                ending.append(observer)
+        # At the same time: the slow ones do not use up the patience of who stops the server.
+        await asyncio.gather(*map(_end, ending))
+
+    def read_metrics(self, service: str) -> Iterable[Reading]:
+        """Tell what the observers count, and how often one has failed.
+
+        Args:
+            service: Value of the label of that name.
+
+        Yields:
+            The numbers.
+        """
+        yield Reading(OBSERVER_FAILURES, self.failures, (service,))
+        for observer in self._all:
+            yield from observer.read_metrics(service)
 
     def request_started(self, session: Session) -> None:
         """Begin the record of a request.
@@ -108,6 +196,8 @@ class Observers:
             session: The request.
         """
         session.record = RequestRecord()
+        if isinstance(session, TimedSession):
+            session.on_phase = partial(self._tell_phase, session)
         for told in self._request_started:
             try:
                 told(session)
@@ -133,6 +223,18 @@ class Observers:
             except Exception as failure:  # noqa: BLE001
                 self._failed(failure)
         return attempt
+
+    @property
+    def new_session(self) -> type[Session]:
+        """What the service makes of each request: a session that is timed, where anybody asks."""
+        return TimedSession if self._phase_ended else Session
+
+    def _tell_phase(self, session: Session, phase: str, seconds: float) -> None:
+        for told in self._phase_ended:
+            try:
+                told(session, phase, seconds)
+            except Exception as failure:  # noqa: BLE001
+                self._failed(failure)
 
     @property
     def sees_requests(self) -> bool:
@@ -179,7 +281,9 @@ class Observers:
             error: Why it failed.
         """
         if session.record is not None:
-            session.record.ended = time.monotonic()
+            session.record.end(session.downstream_session)
+        if isinstance(session, TimedSession):
+            session.phase = "ended"
         for told in self._request_ended:
             try:
                 told(session, error)
@@ -191,6 +295,20 @@ class Observers:
         # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
         if self.failures & (self.failures - 1) == 0:
             _logger.error("an observer failed, %d times so far", self.failures, exc_info=failure)
+
+
+# How many running services each observer has, by its identity: these keep it.
+_uses: Final[dict[int, int]] = {}
+
+
+async def _end(observer: ProxyObserver) -> None:
+    try:
+        async with asyncio.timeout(_CLEANUP_SECONDS):
+            await observer.cleanup()
+    except TimeoutError:
+        _logger.warning("%r took too long to end", observer)
+    except Exception:
+        _logger.exception("%r could not end", observer)
 
 
 def _overrides(observer: ProxyObserver, name: str) -> bool:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.server import ServerSession
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
+    from pingora_http import ResponseHeader
 
 __all__ = ["AttemptRecord", "RequestRecord"]
 
@@ -85,10 +87,27 @@ class RequestRecord:
         attempts: The attempts so far.
         ended: When it was over, ``time.monotonic()``; None while it is not.
         failed_in: Name of the callback or step in which it failed; None if it did not.
+        response: The head that was answered with, once it is over; None if there was none.
+        request_bytes: Payload bytes of the request that were read, once it is over.
+        response_bytes: Payload bytes of the response that were sent, once it is over.
         state: For observers to keep what they know of the request, each under a key of its own.
     """
 
-    __slots__ = ("attempts", "ended", "failed_in", "started", "started_at", "state")
+    __slots__ = (
+        "attempts",
+        "ended",
+        "failed_in",
+        "request_bytes",
+        "response",
+        "response_bytes",
+        "started",
+        "started_at",
+        "state",
+    )
+
+    request_bytes: int
+    response: ResponseHeader | None
+    response_bytes: int
 
     def __init__(self) -> None:
         self.started: float = time.monotonic()
@@ -97,3 +116,14 @@ class RequestRecord:
         self.ended: float | None = None
         self.failed_in: str | None = None
         self.state: dict[object, object] = {}
+
+    def end(self, down: ServerSession) -> None:
+        """Note that it is over, and what has come of it. HOT.
+
+        Args:
+            down: The client's side.
+        """
+        self.ended = time.monotonic()
+        self.response = down.response_written
+        self.request_bytes = down.body_bytes_read
+        self.response_bytes = down.body_bytes_sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -78,3 +79,16 @@ async def test_many_series_do_not_hold_up_others() -> None:
     async with scraped(metrics) as client:
         response = await get(client)
     assert response.body.count(b"_count{l=") == 2000
+
+
+async def test_who_takes_gzip_gets_it() -> None:
+    """As Prometheus asks for it; the text is the same."""
+    async with scraped(WorkerMetrics()) as client:
+        fields = [("Accept-Encoding", "gzip"), ("Accept", "text/plain")]
+        packed = await client.request("GET", "/metrics", fields)
+        refused = await client.request("GET", "/metrics", [("Accept-Encoding", "gzip;q=0, br")])
+    assert packed.get("content-encoding") == "gzip"
+    assert packed.get("vary") == "Accept, Accept-Encoding"
+    assert b"# TYPE pingora_workers gauge" in gzip.decompress(packed.body)
+    assert refused.get("content-encoding") is None
+    assert b"# TYPE pingora_workers gauge" in refused.body

@@ -133,3 +133,17 @@ def test_numbers_survive_the_way_to_another_worker() -> None:
 def test_the_client_chooses_the_format(accept: str | None, expected: str) -> None:
     """OpenMetrics for who names it and likes it as well as text; text for everybody else."""
     assert negotiate(accept) == expected
+
+
+@pytest.mark.parametrize("series", [64, 1000])
+def test_a_metric_of_many_series_comes_in_pieces(series: int) -> None:
+    """So that others have their turn in between; together they are the same text."""
+    registry = Registry()
+    family = registry.histogram("d", "x", labels=("l",))
+    for number in range(series):
+        family.labels(str(number)).observe(number)
+    families = {"d_seconds": registry.collect()["d_seconds"]}
+    pieces = list(render(families))
+    assert max(map(len, pieces)) < 100_000
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert b"".join(pieces).count(b"d_seconds_count{") == series

@@ -98,6 +98,18 @@ def test_whoever_is_asked_knows_all(counting: Counting) -> None:
         assert two.call("total") == 11.0
 
 
+def test_a_worker_that_is_stuck_is_known_by_its_silence(counting: Counting) -> None:
+    """Others tell what it has published last, and how long ago that was."""
+    with counting.child() as stuck:
+        started(stuck, "/", 10)
+        (first,) = counting.read("pingora_worker_silence_seconds")["1",]
+        (later,) = counting.read("pingora_worker_silence_seconds")["1",]
+        assert 0 <= first < later
+        stuck.call("publish")
+        assert counting.total() == 10
+    assert counting.read("pingora_worker_silence_seconds") == {}
+
+
 def test_what_is_counted_here_needs_no_publication(counting: Counting) -> None:
     """The process that is asked tells what it has counted up to now."""
     counting.count("/", 5)

@@ -341,7 +341,7 @@ async def test_a_deadline_on_a_real_loop_is_not_early() -> None:
     deadline.set(0.02)
     await expired.wait()
 
-    assert 0.02 <= time.monotonic() - start < 0.5
+    assert 0.02 <= time.monotonic() - start < 10
 
 
 async def test_a_deadline_set_late_in_a_long_turn_is_not_early() -> None:

@@ -17,6 +17,7 @@ from pingora_core.protocols.l4 import DatagramEndpoint, DatagramOptions, TcpSock
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_core.services import DatagramService, ServiceContext
 from pingora_error import Error, ErrorType
+from tests.support.ports import needs_ipv6
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ async def receive(sock: socket.socket) -> bytes:
         return await asyncio.get_running_loop().sock_recv(sock, 70000)
 
 
+@needs_ipv6
 async def test_answers_on_all_addresses(caplog: pytest.LogCaptureFixture) -> None:
     """Each address answers; the log tells where they are; the application is cleaned up once."""
     caplog.set_level("INFO")
@@ -293,6 +295,7 @@ async def test_cancelled() -> None:
             assert app.in_work == 0
 
 
+@needs_ipv6
 async def test_no_more_work_than_allowed() -> None:
     """What cannot be begun waits in the socket, also what comes on another address."""
     app = Slow(max_concurrency=2)

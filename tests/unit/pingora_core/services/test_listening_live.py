@@ -39,6 +39,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 FIRST = "127.0.0.1:0"
 SECOND = "127.0.0.2:0"
+_ONE_ATTEMPT = BindRetry(1)
 TAKEN = "192.0.2.1:1"  # TEST-NET-1, not an address of this machine
 
 
@@ -62,9 +63,9 @@ class Greeter(ServerApp):
 class Running:
     """A service in a task of its own."""
 
-    def __init__(self, service: Service[Greeter]) -> None:
+    def __init__(self, service: Service[Greeter], retry: BindRetry = _ONE_ATTEMPT) -> None:
         self.switch = ShutdownSwitch()
-        self.fds = ListenFds(retry=BindRetry(1))
+        self.fds = ListenFds(retry=retry)
         self.context = ServiceContext(shutdown=self.switch.watch, fds=self.fds)
         self.task = asyncio.create_task(service.start_service(self.context))
 
@@ -100,6 +101,21 @@ async def hear(service: Service[Greeter], index: int = 0) -> bytes:
 
 
 # -------------------------------------------------------------------------------- addresses
+
+
+async def test_a_stop_does_not_wait_for_an_address_in_use(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Half a minute of attempts ends with the wish to stop, and nothing is left bound."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        service = greeter(FIRST, f"127.0.0.1:{other.getsockname()[1]}")
+        runner = Running(service, BindRetry(100, 60.0))
+        await eventually(lambda: "attempt 1 of 100" in caplog.text)
+        runner.switch.start()
+        async with asyncio.timeout(5):
+            await runner.task
+    assert not runner.context.ready.is_ready
+    assert service.addresses == ()
 
 
 def test_addresses_are_known_before_the_start() -> None:

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from pingora_core.metrics import Registry
+from pingora_core.metrics import OverWorkers, Registry
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_core.services.otlp import OtlpMetrics
 from tests.support.collectors import Collector
@@ -33,6 +33,7 @@ def registry() -> Registry:
         "small"
     ).inc(3)
     registry.gauge("app.depth", "Depth.").labels().set(-1.5)
+    registry.gauge("app.oldest", "Age.", over_workers=OverWorkers.MOST).labels().set(7)
     waits = registry.histogram("app.wait", "Waits.", bounds=(0.1, 1.0)).labels()
     for value in (0.05, 0.5, 7):
         waits.observe(value)
@@ -100,13 +101,28 @@ async def test_a_collector_gets_names_units_and_numbers(
     assert tokens.sum.aggregation_temporality == 2  # cumulative
     assert attributes(iter(point.attributes)) == {"llm.model": "small"}
     assert 0 < point.start_time_unix_nano <= point.time_unix_nano
-    assert metrics["app.depth"].gauge.data_points[0].as_double == -1.5
+    depth = metrics["app.depth"].sum
+    assert depth.data_points[0].as_double == -1.5
+    assert not depth.is_monotonic
+    assert metrics["app.oldest"].gauge.data_points[0].as_double == 7
     (waits,) = metrics["app.wait"].histogram.data_points
     assert (waits.count, waits.sum) == (3, 7.55)
     assert list(waits.bucket_counts) == [1, 1, 1]
     assert list(waits.explicit_bounds) == [0.1, 1.0]
     assert not waits.HasField("max")
     assert "pingora.metrics.otlp.exports" in metrics_of(collector.bodies[-1][1])[1]
+
+
+async def test_the_variables_of_opentelemetry_are_followed(
+    registry: Registry, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the service, and what it is besides."""
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "edge")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "cloud.region=eu-1")
+    async with pushing(OtlpMetrics(registry, endpoint=url(collector.address), interval=60)):
+        pass
+    resource, _ = metrics_of(collector.bodies[-1][1])
+    assert (resource["service.name"], resource["cloud.region"]) == ("edge", "eu-1")
 
 
 async def test_what_is_left_is_sent_at_the_end(registry: Registry, collector: Collector) -> None:

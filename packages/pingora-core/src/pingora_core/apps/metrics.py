@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from pingora_core.listeners.limits import get_accept_guard
 from pingora_core.listeners.tls import TlsAcceptor
-from pingora_core.metrics import Description, Kind, OverWorkers, Reading
+from pingora_core.metrics import Description, OverWorkers, Reading
 from pingora_core.runtime.counters import COUNTERS
 
 if TYPE_CHECKING:
@@ -40,37 +40,26 @@ _SERVICE: Final = ("service",)
 
 
 def _counter(name: str, help_text: str, *labels: str, unit: str = "") -> Description:
-    return Description(
-        otel_name=name, kind=Kind.COUNTER, help=help_text, unit=unit, labels=_SERVICE + labels
-    )
+    return Description.counter(name, help_text, *_SERVICE + labels, unit=unit)
 
 
 def _gauge(
     name: str, help_text: str, *labels: str, unit: str = "", over: OverWorkers = OverWorkers.SUM
 ) -> Description:
-    return Description(
-        otel_name=name,
-        kind=Kind.GAUGE,
-        help=help_text,
-        unit=unit,
-        labels=_SERVICE + labels,
-        over_workers=over,
-    )
+    return Description.gauge(name, help_text, *_SERVICE + labels, unit=unit, over=over)
 
 
 # --------------------------------------------------------------------- process
 
-HEADS: Final = Description(
-    otel_name="pingora.requests.received",
-    kind=Kind.COUNTER,
+HEADS: Final = Description.counter(
+    "pingora.requests.received",
+    "Requests whose head has arrived, of all services, whatever became of them.",
     unit="{request}",
-    help="Requests whose head has arrived, of all services, whatever became of them.",
 )
-PAUSED: Final = Description(
-    otel_name="pingora.accepting.paused",
-    kind=Kind.GAUGE,
+PAUSED: Final = Description.gauge(
+    "pingora.accepting.paused",
+    "Workers that accept no connections because they run out of file descriptors.",
     unit="{process}",
-    help="Workers that accept no connections because they run out of file descriptors.",
 )
 
 
@@ -350,23 +339,14 @@ def rate_limit_source(
 
 # ------------------------------------------------------------------------ logs
 
-LINES: Final = Description(
-    otel_name="pingora.log.lines",
-    kind=Kind.COUNTER,
-    help="Lines of a log: written, or dropped.",
-    labels=("log", "outcome"),
+LINES: Final = Description.counter(
+    "pingora.log.lines", "Lines of a log: written, or dropped.", "log", "outcome"
 )
-LINES_WAITING: Final = Description(
-    otel_name="pingora.log.lines.waiting",
-    kind=Kind.GAUGE,
-    help="Lines that wait to be written.",
-    labels=("log",),
+LINES_WAITING: Final = Description.gauge(
+    "pingora.log.lines.waiting", "Lines that wait to be written.", "log"
 )
-LOG_FAILURES: Final = Description(
-    otel_name="pingora.log.failures",
-    kind=Kind.COUNTER,
-    help="How often a log could not be written.",
-    labels=("log",),
+LOG_FAILURES: Final = Description.counter(
+    "pingora.log.failures", "How often a log could not be written.", "log"
 )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from enum import Enum
-from typing import Final
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -96,6 +96,96 @@ class Description(Struct, frozen=True, kw_only=True, array_like=True):
         pairs = zip(self.bounds, self.bounds[1:], strict=False)
         if any(low >= high for low, high in pairs) or not all(map(math.isfinite, self.bounds)):
             raise ValueError(f"bounds must grow, and be finite: {self.bounds}")
+
+    @classmethod
+    def counter(
+        cls,
+        name: str,
+        help: str,  # noqa: A002 - what it is called everywhere
+        *labels: str,
+        unit: str = "",
+    ) -> Self:
+        """Describe a counter.
+
+        Args:
+            name: Dotted.
+            help: What it counts.
+            *labels: Dotted names.
+            unit: As above.
+
+        Returns:
+            The description.
+
+        Raises:
+            ValueError: If a name is none.
+        """
+        return cls(otel_name=name, kind=Kind.COUNTER, help=help, unit=unit, labels=labels)
+
+    @classmethod
+    def gauge(
+        cls,
+        name: str,
+        help: str,  # noqa: A002
+        *labels: str,
+        unit: str = "",
+        over: OverWorkers = OverWorkers.SUM,
+    ) -> Self:
+        """Describe a gauge.
+
+        Args:
+            name: Dotted.
+            help: What it tells.
+            *labels: Dotted names.
+            unit: As above.
+            over: What it is over several processes.
+
+        Returns:
+            The description.
+
+        Raises:
+            ValueError: If a name is none.
+        """
+        return cls(
+            otel_name=name,
+            kind=Kind.GAUGE,
+            help=help,
+            unit=unit,
+            labels=labels,
+            over_workers=over,
+        )
+
+    @classmethod
+    def histogram(
+        cls,
+        name: str,
+        help: str,  # noqa: A002
+        *labels: str,
+        unit: str = "s",
+        bounds: tuple[float, ...] = DURATION_BOUNDS,
+    ) -> Self:
+        """Describe a histogram.
+
+        Args:
+            name: Dotted.
+            help: What is measured.
+            *labels: Dotted names.
+            unit: As above.
+            bounds: The upper ends of its ranges, included, growing.
+
+        Returns:
+            The description.
+
+        Raises:
+            ValueError: If a name or the bounds are none.
+        """
+        return cls(
+            otel_name=name,
+            kind=Kind.HISTOGRAM,
+            help=help,
+            unit=unit,
+            labels=labels,
+            bounds=bounds,
+        )
 
     @property
     def name(self) -> str:

@@ -21,6 +21,9 @@ __all__ = ["OPENMETRICS", "TEXT", "negotiate", "render"]
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+_SERIES: Final = 64
+"""Of how many series a piece of text is."""
+
 _OPENMETRICS_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 
@@ -65,18 +68,18 @@ def render(families: Families, content_type: str = TEXT) -> Iterator[bytes]:
         content_type: `TEXT` or `OPENMETRICS`.
 
     Yields:
-        The text, a metric at a time.
+        The text, in pieces of some series of a metric: no piece takes long.
     """
     is_openmetrics = content_type == OPENMETRICS
     for name in sorted(families):
         family = families[name]
         if family.series:
-            yield _render(name, family, is_openmetrics=is_openmetrics).encode()
+            yield from _render(name, family, is_openmetrics=is_openmetrics)
     if is_openmetrics:
         yield b"# EOF\n"
 
 
-def _render(name: str, family: Family, *, is_openmetrics: bool) -> str:
+def _render(name: str, family: Family, *, is_openmetrics: bool) -> Iterator[bytes]:
     description = family.description
     title = name
     lines: list[str] = []
@@ -88,20 +91,24 @@ def _render(name: str, family: Family, *, is_openmetrics: bool) -> str:
     text = _escape(description.help, quotes=is_openmetrics)
     lines = [f"# HELP {title} {text}", f"# TYPE {title} {description.kind.value}", *lines]
     names = description.label_names
-    if description.kind is Kind.HISTOGRAM:
-        ends = [_bound(bound, exact=is_openmetrics) for bound in description.bounds]
-        for values, numbers in sorted(family.series.items()):
-            lines += _histogram(name, _labels(names, values), [*ends, "+Inf"], numbers)
-    else:
-        for values, numbers in sorted(family.series.items()):
-            labels = _labels(names, values)
-            lines.append(
-                f"{name}{{{labels}}} {_number(numbers[0])}"
-                if labels
-                else f"{name} {_number(numbers[0])}"
-            )
+    bounds = [_bound(bound, exact=is_openmetrics) for bound in description.bounds]
+    for at, (values, numbers) in enumerate(sorted(family.series.items()), 1):
+        labels = _labels(names, values)
+        if bounds:
+            lines += _histogram(name, labels, [*bounds, "+Inf"], numbers)
+        else:
+            braces = f"{{{labels}}}" if labels else ""
+            lines.append(f"{name}{braces} {_number(numbers[0])}")
+        if at % _SERIES == 0:
+            yield _text(lines)
+            lines.clear()
+    if lines:
+        yield _text(lines)
+
+
+def _text(lines: list[str]) -> bytes:
     lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines).encode()
 
 
 def _histogram(name: str, labels: str, ends: list[str], numbers: list[float]) -> list[str]:

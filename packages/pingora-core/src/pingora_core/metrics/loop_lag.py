@@ -7,7 +7,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Final, final
 
-from pingora_core.metrics.description import Description, Kind, OverWorkers
+from pingora_core.metrics.description import Description, OverWorkers
 from pingora_core.metrics.snapshot import Reading
 
 if TYPE_CHECKING:
@@ -17,19 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DESCRIPTIONS", "LoopLag"]
 
-LAG: Final = Description(
-    otel_name="pingora.event_loop.lag",
-    kind=Kind.HISTOGRAM,
-    unit="s",
-    help="How late a timer of the event loop was, four times a second.",
+LAG: Final = Description.histogram(
+    "pingora.event_loop.lag",
+    "How late a timer of the event loop was, four times a second.",
     bounds=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
-WORST: Final = Description(
-    otel_name="pingora.event_loop.lag.worst",
-    kind=Kind.GAUGE,
+WORST: Final = Description.gauge(
+    "pingora.event_loop.lag.worst",
+    "The longest delay of the event loop in the last 10 to 20 seconds.",
     unit="s",
-    help="The longest delay of the event loop in the last 10 to 20 seconds.",
-    over_workers=OverWorkers.EACH,
+    over=OverWorkers.EACH,
 )
 
 DESCRIPTIONS: Final = (LAG, WORST)

@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from pingora_core._version import __version__
-from pingora_core.metrics.description import Kind
+from pingora_core.metrics.description import Kind, OverWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,8 @@ def make_metrics_data(
 
     Args:
         families: The numbers of one process.
-        resource: Attributes that tell which process that is.
+        resource: Attributes that tell which process that is, besides those of
+            ``OTEL_RESOURCE_ATTRIBUTES``.
         started: Since when counters count, nanoseconds since the epoch.
         now: The time, nanoseconds since the epoch.
 
@@ -53,7 +54,7 @@ def make_metrics_data(
         _metric(family, started=started, now=now) for family in families.values() if family.series
     ]
     scope = ScopeMetrics(InstrumentationScope("pingora", __version__), metrics, _SCHEMA)
-    return MetricsData([ResourceMetrics(Resource(resource), [scope], _SCHEMA)])
+    return MetricsData([ResourceMetrics(Resource.create(dict(resource)), [scope], _SCHEMA)])
 
 
 def _metric(family: Family, *, started: int, now: int) -> Metric:
@@ -62,6 +63,9 @@ def _metric(family: Family, *, started: int, now: int) -> Metric:
     match description.kind:
         case Kind.COUNTER:
             data = Sum(_numbers(family, started, now), _CUMULATIVE, is_monotonic=True)
+        case Kind.GAUGE if description.over_workers is OverWorkers.SUM:
+            # What the conventions call an UpDownCounter: a collector may add up those of workers.
+            data = Sum(_numbers(family, started, now), _CUMULATIVE, is_monotonic=False)
         case Kind.GAUGE:
             data = Gauge(_numbers(family, started, now))
         case Kind.HISTOGRAM:

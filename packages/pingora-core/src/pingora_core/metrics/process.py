@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pingora_core.metrics.description import Description, Kind, OverWorkers
+from pingora_core.metrics.description import Description, OverWorkers
 from pingora_core.metrics.snapshot import Reading
 
 if TYPE_CHECKING:
@@ -16,40 +16,29 @@ if TYPE_CHECKING:
 
 __all__ = ["DESCRIPTIONS", "read_process"]
 
-CPU: Final = Description(
-    otel_name="process.cpu.time",
-    kind=Kind.COUNTER,
-    unit="s",
-    help="Processor time of all workers.",
-    labels=("cpu.mode",),
+CPU: Final = Description.counter(
+    "process.cpu.time", "Processor time of all workers.", "cpu.mode", unit="s"
 )
-MEMORY: Final = Description(
-    otel_name="process.memory.usage",
-    kind=Kind.GAUGE,
+MEMORY: Final = Description.gauge(
+    "process.memory.usage",
+    "Resident memory; workers share what was there before they were forked.",
     unit="By",
-    help="Resident memory; workers share what was there before they were forked.",
-    over_workers=OverWorkers.EACH,
+    over=OverWorkers.EACH,
 )
-FILES: Final = Description(
-    otel_name="process.unix.file_descriptor.count",
-    kind=Kind.GAUGE,
+FILES: Final = Description.gauge(
+    "process.unix.file_descriptor.count",
+    "Open file descriptors.",
     unit="{file_descriptor}",
-    help="Open file descriptors.",
-    over_workers=OverWorkers.EACH,
+    over=OverWorkers.EACH,
 )
-FILE_LIMIT: Final = Description(
-    otel_name="process.unix.file_descriptor.limit",
-    kind=Kind.GAUGE,
+FILE_LIMIT: Final = Description.gauge(
+    "process.unix.file_descriptor.limit",
+    "How many file descriptors a process may have open.",
     unit="{file_descriptor}",
-    help="How many file descriptors a process may have open.",
-    over_workers=OverWorkers.LEAST,
+    over=OverWorkers.LEAST,
 )
-UPTIME: Final = Description(
-    otel_name="process.uptime",
-    kind=Kind.GAUGE,
-    unit="s",
-    help="Age of the process.",
-    over_workers=OverWorkers.EACH,
+UPTIME: Final = Description.gauge(
+    "process.uptime", "Age of the process.", unit="s", over=OverWorkers.EACH
 )
 
 DESCRIPTIONS: Final = (CPU, MEMORY, FILES, FILE_LIMIT, UPTIME)

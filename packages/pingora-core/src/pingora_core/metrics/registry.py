@@ -27,16 +27,13 @@ __all__ = ["DESCRIPTIONS", "Registry"]
 
 _logger = logging.getLogger(__name__)
 
-OVERFLOWS: Final = Description(
-    otel_name="pingora.metrics.overflows",
-    kind=Kind.COUNTER,
-    help="How often a metric had no room for another set of labels.",
-    labels=("metric",),
+OVERFLOWS: Final = Description.counter(
+    "pingora.metrics.overflows",
+    "How often a metric had no room for another set of labels.",
+    "metric",
 )
-SOURCE_FAILURES: Final = Description(
-    otel_name="pingora.metrics.source.failures",
-    kind=Kind.COUNTER,
-    help="How often numbers could not be read.",
+SOURCE_FAILURES: Final = Description.counter(
+    "pingora.metrics.source.failures", "How often numbers could not be read."
 )
 
 DESCRIPTIONS: Final = (OVERFLOWS, SOURCE_FAILURES)
@@ -94,9 +91,7 @@ class Registry:
         Raises:
             ValueError: If there is one of that name, or the name is none.
         """
-        return self.add_counter(
-            Description(otel_name=name, kind=Kind.COUNTER, help=help, unit=unit, labels=labels)
-        )
+        return self.add_counter(Description.counter(name, help, *labels, unit=unit))
 
     def gauge(
         self,
@@ -122,16 +117,7 @@ class Registry:
         Raises:
             ValueError: If there is one of that name, or the name is none.
         """
-        return self.add_gauge(
-            Description(
-                otel_name=name,
-                kind=Kind.GAUGE,
-                help=help,
-                unit=unit,
-                labels=labels,
-                over_workers=over_workers,
-            )
-        )
+        return self.add_gauge(Description.gauge(name, help, *labels, unit=unit, over=over_workers))
 
     def histogram(
         self,
@@ -158,14 +144,7 @@ class Registry:
             ValueError: If there is one of that name, or a name or the bounds are none.
         """
         return self.add_histogram(
-            Description(
-                otel_name=name,
-                kind=Kind.HISTOGRAM,
-                help=help,
-                unit=unit,
-                labels=labels,
-                bounds=bounds,
-            )
+            Description.histogram(name, help, *labels, unit=unit, bounds=bounds)
         )
 
     def add_counter(self, description: Description) -> FamilyOf[Counter]:

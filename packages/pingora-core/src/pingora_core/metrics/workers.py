@@ -16,17 +16,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import weakref
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
 from pingora_core.metrics._records import MOST, Records
-from pingora_core.metrics.description import Description, Kind
+from pingora_core.metrics.description import Description, OverWorkers
 from pingora_core.metrics.loop_lag import LoopLag
 from pingora_core.metrics.process import read_process
 from pingora_core.metrics.registry import Registry
-from pingora_core.metrics.snapshot import Reading, decode, encode, merge
+from pingora_core.metrics.snapshot import Reading, decode, encode, gather, merge
 from pingora_error import Error, ErrorSource, ErrorType
 
 if TYPE_CHECKING:
@@ -38,42 +39,43 @@ __all__ = ["DESCRIPTIONS", "WorkerMetrics", "publish_last"]
 
 _logger = logging.getLogger(__name__)
 
-WORKERS: Final = Description(
-    otel_name="pingora.workers",
-    kind=Kind.GAUGE,
+WORKERS: Final = Description.gauge("pingora.workers", "Processes that serve now.", unit="{process}")
+STARTS: Final = Description.counter(
+    "pingora.worker.starts",
+    "Processes that have begun to serve, restarts included.",
     unit="{process}",
-    help="Processes that serve now.",
 )
-STARTS: Final = Description(
-    otel_name="pingora.worker.starts",
-    kind=Kind.COUNTER,
+ENDS: Final = Description.counter(
+    "pingora.worker.ends",
+    "Processes that have ended: in order, or killed.",
+    "reason",
     unit="{process}",
-    help="Processes that have begun to serve, restarts included.",
 )
-ENDS: Final = Description(
-    otel_name="pingora.worker.ends",
-    kind=Kind.COUNTER,
-    unit="{process}",
-    help="Processes that have ended: in order, or killed.",
-    labels=("reason",),
-)
-PUBLISH_FAILURES: Final = Description(
-    otel_name="pingora.metrics.publish.failures",
-    kind=Kind.COUNTER,
-    help="How often numbers could not be shared with the other workers.",
+PUBLISH_FAILURES: Final = Description.counter(
+    "pingora.metrics.publish.failures",
+    "How often numbers could not be shared with the other workers.",
 )
 
-DESCRIPTIONS: Final = (WORKERS, STARTS, ENDS, PUBLISH_FAILURES)
+SILENCE: Final = Description.gauge(
+    "pingora.worker.silence",
+    "For how long a worker has published nothing; of one that is stuck this grows.",
+    unit="s",
+    over=OverWorkers.EACH,
+)
+
+DESCRIPTIONS: Final = (WORKERS, STARTS, ENDS, PUBLISH_FAILURES, SILENCE)
 
 _PAST: Final = 0
 _READS: Final = 20
 
 
 class _Published(msgspec.Struct, array_like=True):
-    # What a process leaves in its place. ``life`` is different for each process.
+    # What a process leaves in its place. ``life`` is different for each process; ``moment`` is
+    # CLOCK_MONOTONIC, which all processes of a system share.
     life: int
     is_last: bool
     families: bytes
+    moment: float
 
 
 class _Past(msgspec.Struct, array_like=True):
@@ -167,9 +169,8 @@ class WorkerMetrics:
             return
         try:
             packed = encode(self.registry.collect())
-            self._records.write(
-                self._place, _encoder.encode(_Published(self._life, is_last, packed))
-            )
+            published = _Published(self._life, is_last, packed, time.monotonic())
+            self._records.write(self._place, _encoder.encode(published))
         except (Error, ValueError, OverflowError) as error:  # what cannot be packed, too
             self._failed(error)
 
@@ -256,6 +257,9 @@ class WorkerMetrics:
                 if is_over:
                     merge(_end_of(found), families, worker=None)
                     self._add_to_past(place)
+                else:
+                    silence = max(0.0, time.monotonic() - found.moment)
+                    gather([Reading(SILENCE, silence, (str(place - 1),))], families, MOST, {})
             except msgspec.MsgspecError as error:
                 # One worker's fault must not hide the others.
                 self._failed(error)

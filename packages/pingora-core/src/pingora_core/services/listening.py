@@ -289,9 +289,10 @@ class Service(base.Service, Generic[A]):
         shutdown = context.shutdown
         try:
             await self._app.startup()
-            serve = partial(self._serve, shutdown)
             async with self._changing:
-                serving = self._serving = await self._listeners.serve(serve, context.fds)
+                serving = self._serving = await self._begin_to_serve(context)
+            if serving is None:
+                return
             # A subscription: the first thing that a shutdown does is to close the listeners.
             forget = shutdown.subscribe(serving.close)
             try:
@@ -306,6 +307,26 @@ class Service(base.Service, Generic[A]):
                 await serving.cancel()
         finally:
             await self._app.cleanup()
+
+    async def _begin_to_serve(self, context: base.ServiceContext) -> ServingListeners | None:
+        # An address in use is tried for half a minute; who is told to stop meanwhile, stops: None.
+        shutdown = context.shutdown
+        serve = partial(self._serve, shutdown)
+        binding = asyncio.create_task(self._listeners.serve(serve, context.fds))
+
+        def give_up() -> None:
+            binding.cancel()
+
+        forget = shutdown.subscribe(give_up)
+        try:
+            return await binding
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not shutdown.is_shutting_down or (task is not None and task.cancelling()):
+                raise
+            return None
+        finally:
+            forget()
 
     async def update_listeners(self, listeners: Listeners) -> None:
         """Listen on other addresses, or in another way, from now on.

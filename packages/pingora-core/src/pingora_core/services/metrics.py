@@ -13,7 +13,7 @@ from pingora_core.apps.metrics import (
     read_process_counters,
     tls_source,
 )
-from pingora_core.metrics import Description, Kind, Reading
+from pingora_core.metrics import Description, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +25,13 @@ __all__ = ["DESCRIPTIONS", "watch_process", "watch_service"]
 
 A = TypeVar("A", bound=ServerApp)
 
-CONNECTIONS: Final = Description(
-    otel_name="pingora.server.connections",
-    kind=Kind.GAUGE,
+CONNECTIONS: Final = Description.gauge(
+    "pingora.server.connections",
+    "Connections of clients that are open now; those that prepare have no version yet.",
+    "service",
+    "state",
+    "network.protocol.version",
     unit="{connection}",
-    help="Connections of clients that are open now; those that prepare have no version yet.",
-    labels=("service", "state", "network.protocol.version"),
 )
 
 DESCRIPTIONS: Final = (CONNECTIONS,)

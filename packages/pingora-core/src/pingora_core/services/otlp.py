@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-from pingora_core.metrics import Description, Kind, Reading
+from pingora_core.metrics import Description, Reading
 from pingora_core.services.background import BackgroundService
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ __all__ = ["DESCRIPTIONS", "OtlpMetrics"]
 
 _logger = logging.getLogger(__name__)
 
-EXPORTS: Final = Description(
-    otel_name="pingora.metrics.otlp.exports",
-    kind=Kind.COUNTER,
-    help="Messages with metrics for the collector: taken, failed, or left out as it was too slow.",
-    labels=("outcome",),
+EXPORTS: Final = Description.counter(
+    "pingora.metrics.otlp.exports",
+    "Messages with metrics for the collector: taken, failed, or left out as it was too slow.",
+    "outcome",
 )
 
 DESCRIPTIONS: Final = (EXPORTS,)
@@ -62,8 +61,10 @@ class OtlpMetrics(BackgroundService):
             the variables say.
         interval: From one message to the next, seconds.
         timeout: What a message may take with all its retries, seconds.
-        resource: Attributes that tell what this is, besides ``service.name``.
-        service_name: What the attribute of that name says.
+        resource: Attributes that tell what this is, besides ``service.name`` and those of
+            ``OTEL_RESOURCE_ATTRIBUTES``.
+        service_name: What the attribute of that name says; None for ``OTEL_SERVICE_NAME``, or
+            ``pingora``.
 
     Attributes:
         sent: Messages that the collector has taken.
@@ -83,7 +84,7 @@ class OtlpMetrics(BackgroundService):
         interval: float = 30.0,
         timeout: float = 10.0,
         resource: Mapping[str, str] | None = None,
-        service_name: str = "pingora",
+        service_name: str | None = None,
     ) -> None:
         if interval <= 0 or timeout <= 0:
             raise ValueError(f"interval and timeout are positive, not {interval} and {timeout}")
@@ -101,7 +102,8 @@ class OtlpMetrics(BackgroundService):
         )
         self._interval = interval
         self._timeout = timeout
-        self._resource = {"service.name": service_name, **(resource or {})}
+        name = service_name or os.environ.get("OTEL_SERVICE_NAME") or "pingora"
+        self._resource = {"service.name": name, **(resource or {})}
         self._started = 0
         self._thread: threading.Thread | None = None
         registry.add_source(self._read)
@@ -147,7 +149,9 @@ class OtlpMetrics(BackgroundService):
         from pingora_core.metrics.otlp import make_metrics_data  # noqa: PLC0415 - an extra
 
         process = {"service.instance.id": f"{socket.gethostname()}:{os.getpid()}"}
-        data = make_metrics_data(
+        # The numbers of this moment; what is made of them is made in the thread.
+        make_data = partial(
+            make_metrics_data,
             self._registry.collect(),
             process | self._resource,
             started=self._started,
@@ -155,7 +159,7 @@ class OtlpMetrics(BackgroundService):
         )
         # Not one that the interpreter waits for at its end: a collector may hang.
         thread = threading.Thread(
-            target=sending.run, args=(exporter, data), name="otlp metrics", daemon=True
+            target=sending.run, args=(exporter, make_data), name="otlp metrics", daemon=True
         )
         self._thread = thread
         thread.start()
@@ -191,11 +195,11 @@ class _Sending:
             async with asyncio.timeout(timeout):
                 await self._ended.wait()
 
-    def run(self, exporter: _Exporter, data: MetricsData) -> None:
+    def run(self, exporter: _Exporter, make_data: Callable[[], MetricsData]) -> None:
         # In the thread.
         is_taken = False
         try:
-            is_taken = exporter.export(data).name == "SUCCESS"
+            is_taken = exporter.export(make_data()).name == "SUCCESS"
         except Exception:
             _logger.exception("metrics cannot be sent")
         with suppress(RuntimeError):  # the event loop has ended before the collector answered

@@ -6,6 +6,7 @@ Each is a class that is built with a set of backends. Where one has options, a l
 
 from pingora_load_balancing.selection.bounded_load import BoundedLoad
 from pingora_load_balancing.selection.consistent import KetamaHashing
+from pingora_load_balancing.selection.in_order import InOrder
 from pingora_load_balancing.selection.interfaces import (
     BackendSelection,
     CostlySelection,
@@ -25,6 +26,7 @@ __all__ = [
     "BoundedLoad",
     "CostlySelection",
     "FNVHash",
+    "InOrder",
     "KetamaHashing",
     "LeastLatency",
     "LeastRequest",

@@ -2,7 +2,16 @@
 
 from pingora_core.runtime.log_sinks.file import FileSink, StdoutSink
 from pingora_core.runtime.log_sinks.queue import LogQueue
-from pingora_core.runtime.log_sinks.sink import LogSink
+from pingora_core.runtime.log_sinks.sink import LogSink, PartlyWrittenError
 from pingora_core.runtime.log_sinks.syslog import Facility, Severity, SyslogSink
 
-__all__ = ["Facility", "FileSink", "LogQueue", "LogSink", "Severity", "StdoutSink", "SyslogSink"]
+__all__ = [
+    "Facility",
+    "FileSink",
+    "LogQueue",
+    "LogSink",
+    "PartlyWrittenError",
+    "Severity",
+    "StdoutSink",
+    "SyslogSink",
+]

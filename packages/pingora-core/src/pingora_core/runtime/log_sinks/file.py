@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 from typing import TYPE_CHECKING, Final, final
 
-from pingora_core.runtime.log_sinks.sink import LogSink
+from pingora_core.runtime.log_sinks.sink import LogSink, PartlyWrittenError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,13 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["FileSink", "StdoutSink"]
 
 _STDOUT: Final = 1
+_LINE_END: Final = 0x0A
+_PATIENCE_MS: Final = 2000
+"""How long a pipe that is full is waited for, where nobody has made it a blocking one."""
 
 
 @final
 class FileSink(LogSink):
     """Appends to a file.
 
-    Each batch of lines is one write in append mode, so that several processes may share a file.
+    Each batch of lines is one write in append mode, so that several processes may share a file. A
+    line that a full disk has cut short is ended by the next one that can be written.
 
     Args:
         path: The file; made with ``mode`` if it is not there.
@@ -32,6 +37,7 @@ class FileSink(LogSink):
         self._mode = mode
         self._fd: int | None = None
         self._stale = False
+        self._lines = _Lines()
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines.
@@ -45,7 +51,7 @@ class FileSink(LogSink):
         if self._fd is None or self._stale:
             self._open()
         assert self._fd is not None
-        _write_all(self._fd, lines)
+        self._lines.write(self._fd, lines)
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -57,12 +63,15 @@ class FileSink(LogSink):
             return  # the old one stays in use
         old, self._fd = self._fd, fd
         self._stale = False
+        self._lines = _Lines()
         if old is not None:
             os.close(old)
 
     def reopen(self) -> None:
-        """Open the file by its name before the next line; the old one is used until that works."""
+        """Open the file by its name; the old one is used until that works."""
         self._stale = True
+        if self._fd is not None:
+            self._open()
 
     def close(self) -> None:
         """Close the file."""
@@ -75,16 +84,46 @@ class FileSink(LogSink):
 class StdoutSink(LogSink):
     """Writes to standard output."""
 
+    def __init__(self) -> None:
+        self._lines = _Lines()
+
     def write(self, lines: Sequence[bytes]) -> None:
         """Write lines.
 
         Args:
             lines: Without line ends.
+
+        Raises:
+            OSError: If nobody reads them any more, or not for two seconds.
         """
-        _write_all(_STDOUT, lines)
+        self._lines.write(_STDOUT, lines)
 
 
-def _write_all(fd: int, lines: Sequence[bytes]) -> None:
-    data = b"\n".join(lines) + b"\n"
-    while data:
-        data = data[os.write(fd, data) :]
+class _Lines:
+    # Writes whole lines: what was cut short is ended before anything else is written.
+    __slots__ = ("_is_torn",)
+
+    def __init__(self) -> None:
+        self._is_torn = False
+
+    def write(self, fd: int, lines: Sequence[bytes]) -> None:
+        data = b"\n".join(lines) + b"\n"
+        rest = memoryview(b"\n" + data if self._is_torn else data)
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest) :]
+            except BlockingIOError as error:
+                poll = select.poll()
+                poll.register(fd, select.POLLOUT)
+                if not poll.poll(_PATIENCE_MS):
+                    self._failed(data, len(rest), error)
+            except OSError as error:
+                self._failed(data, len(rest), error)
+        self._is_torn = False
+
+    def _failed(self, data: bytes, left: int, cause: OSError) -> None:
+        done = len(data) - left
+        if done < 0:
+            raise cause  # not even the end of the torn one
+        self._is_torn = done > 0 and data[done - 1] != _LINE_END
+        raise PartlyWrittenError(data.count(b"\n", 0, done), cause) from cause

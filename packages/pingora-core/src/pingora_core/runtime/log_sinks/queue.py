@@ -2,15 +2,21 @@
 
 Theory of operation: a line is appended to a deque, which needs no lock, and the thread takes all
 there are at once. When the sink is too slow, or does not work, lines are dropped and counted; who
-logs is never held up. The thread begins with the first line, so that a process may fork before.
+logs is never held up. What could not be written is tried again twice, so that a sink that is away
+for a moment costs nothing. The thread begins with the first line, so that a process may fork before;
+one that forks later leaves what waits to the parent.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
+
+from pingora_core.runtime.log_sinks.sink import PartlyWrittenError
 
 if TYPE_CHECKING:
     from pingora_core.runtime.log_sinks.sink import LogSink
@@ -21,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 _BATCH: Final = 512
 _LINGER: Final = 0.05
-_RETRY: Final = 1.0
+_TRIES: Final = 3
 
 
 @final
@@ -32,15 +38,24 @@ class LogQueue:
         sink: Where they go; closed with the queue.
         capacity: Lines that may wait; more are dropped.
         max_bytes: What those lines may come to, bytes: how long one is, clients decide.
+        retry: After how long a sink that has failed is tried again, seconds.
 
     Attributes:
         written: Lines that the sink has taken.
         dropped: Lines that there was no room for, or that the sink could not write.
         failures: How often the sink has failed.
+
+    Raises:
+        ValueError: If there is room for no line.
     """
 
     def __init__(
-        self, sink: LogSink, *, capacity: int = 10_000, max_bytes: int = 16 * 1024 * 1024
+        self,
+        sink: LogSink,
+        *,
+        capacity: int = 10_000,
+        max_bytes: int = 16 * 1024 * 1024,
+        retry: float = 1.0,
     ) -> None:
         if capacity < 1:
             msg = f"a queue has room for at least one line, not {capacity}"
@@ -48,13 +63,19 @@ class LogQueue:
         self._sink = sink
         self._capacity = capacity
         self._max_bytes = max_bytes
+        self._retry = retry
+        self._is_closed = False
+        self._begin()
+        _living.add(self)
+
+    def _begin(self) -> None:
         # One of them is changed by each side only, so that neither needs a lock.
         self._bytes_put = 0
         self._bytes_taken = 0
         self._lines: deque[bytes] = deque()
         self._wake = threading.Event()
         self._is_idle = False
-        self._is_closing = threading.Event()
+        self._closing = threading.Event()
         self._reopen = False
         self._thread: threading.Thread | None = None
         self.written: int = 0
@@ -62,7 +83,7 @@ class LogQueue:
         self.failures: int = 0
 
     def put(self, line: bytes) -> None:
-        """Add a line; never waits.
+        """Add a line; never waits. HOT. To be called by one thread only.
 
         Args:
             line: Without a line end.
@@ -72,7 +93,7 @@ class LogQueue:
         if (
             len(lines) >= self._capacity
             or self._bytes_put + size - self._bytes_taken > self._max_bytes
-            or self._is_closing.is_set()
+            or self._is_closed
         ):
             self.dropped += 1
             return
@@ -92,6 +113,7 @@ class LogQueue:
     def reopen(self) -> None:
         """Have the sink open anew what it has opened by name; for log rotation."""
         self._reopen = True
+        self._wake.set()
 
     def close(self, timeout: float = 2.0) -> None:
         """Write what waits and close the sink; nothing on the second call.
@@ -99,9 +121,10 @@ class LogQueue:
         Args:
             timeout: Seconds that may take; what is left then is dropped, and counted.
         """
-        if self._is_closing.is_set():
+        if self._is_closed:
             return
-        self._is_closing.set()
+        self._is_closed = True
+        self._closing.set()
         self._wake.set()
         thread = self._thread
         if thread is None:
@@ -109,20 +132,32 @@ class LogQueue:
             return
         thread.join(timeout)
         if thread.is_alive():
-            self.dropped += len(self._lines)
-            _logger.warning("%d log lines were left unwritten", len(self._lines))
+            # It ends when what it does now has come to an end.
+            left = len(self._take(len(self._lines)))
+            self.dropped += left
+            _logger.warning("%d log lines were left unwritten", left)
+
+    def forked(self) -> None:
+        """Begin anew, in a process that was just forked: what waits, the parent writes."""
+        self._begin()
+        if self._is_closed:
+            self._closing.set()
+        self._sink.close()
 
     # ------------------------------------------------------------------ the thread
 
     def _run(self) -> None:
         try:
             while True:
+                if self._reopen:
+                    self._reopen = False
+                    self._sink.reopen()
                 if self._lines:
                     self._write()
-                    if len(self._lines) < _BATCH and not self._is_closing.is_set():
+                    if len(self._lines) < _BATCH:
                         # Not a system call for each line.
-                        self._is_closing.wait(_LINGER)
-                elif self._is_closing.is_set():
+                        self._closing.wait(_LINGER)
+                elif self._is_closed:
                     return
                 else:
                     self._rest()
@@ -132,29 +167,57 @@ class LogQueue:
     def _rest(self) -> None:
         self._wake.clear()
         self._is_idle = True
-        if not self._lines and not self._is_closing.is_set():
+        if not self._lines and not self._is_closed and not self._reopen:
             self._wake.wait()
         self._is_idle = False
 
-    def _write(self) -> None:
-        lines = self._lines
-        batch = [lines.popleft() for _ in range(min(len(lines), _BATCH))]
-        self._bytes_taken += sum(map(len, batch))
-        if self._reopen:
-            self._reopen = False
-            self._sink.reopen()
+    def _take(self, most: int) -> list[bytes]:
+        batch: list[bytes] = []
         try:
-            self._sink.write(batch)
-        except OSError as error:
-            self.failures += 1
-            self.dropped += len(batch)
-            # One that fails for hours is in the log the 1st, 2nd, 4th, 8th ... time.
-            if self.failures & (self.failures - 1) == 0:
-                _logger.warning(
-                    "log lines could not be written, %d were dropped so far: %s",
-                    self.dropped,
-                    error,
-                )
-            self._is_closing.wait(_RETRY)
-        else:
-            self.written += len(batch)
+            while len(batch) < most:
+                batch.append(self._lines.popleft())
+        except IndexError:
+            pass  # the other side was faster, at the end
+        return batch
+
+    def _write(self) -> None:
+        batch = self._take(_BATCH)
+        size = sum(map(len, batch))
+        for _ in range(_TRIES):
+            try:
+                self._sink.write(batch)
+            except OSError as error:
+                done = error.written if isinstance(error, PartlyWrittenError) else 0
+                self.written += done
+                del batch[:done]
+                self._failed(error, len(batch))
+                if self._closing.wait(self._retry) or not batch:
+                    break
+            else:
+                self.written += len(batch)
+                batch.clear()
+                break
+        self.dropped += len(batch)
+        self._bytes_taken += size
+
+    def _failed(self, error: OSError, left: int) -> None:
+        self.failures += 1
+        # One that fails for hours is in the log the 1st, 2nd, 4th, 8th ... time.
+        if self.failures & (self.failures - 1) == 0:
+            _logger.warning(
+                "%d log lines could not be written, %d were dropped so far: %s",
+                left,
+                self.dropped,
+                error,
+            )
+
+
+_living: Final[weakref.WeakSet[LogQueue]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for queue in tuple(_living):
+        queue.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LogSink"]
+__all__ = ["LogSink", "PartlyWrittenError"]
+
+
+class PartlyWrittenError(OSError):
+    """Some lines of a batch were written, the others were not.
+
+    Args:
+        written: How many were.
+        cause: Why the others were not.
+
+    Attributes:
+        written: As given.
+    """
+
+    def __init__(self, written: int, cause: OSError) -> None:
+        super().__init__(*cause.args)
+        self.written: int = written
 
 
 class LogSink(ABC):
@@ -22,11 +38,15 @@ class LogSink(ABC):
             lines: Without line ends.
 
         Raises:
-            OSError: If they cannot be written, all or some of them.
+            OSError: If they cannot be written; `PartlyWrittenError` if some of them were.
         """
 
     def reopen(self) -> None:  # noqa: B027 - most have nothing to open anew
-        """Open anew what was opened by name, before the next line; for log rotation."""
+        """Open anew what was opened by name; for log rotation. Does not fail: `write` may."""
 
     def close(self) -> None:  # noqa: B027 - some have nothing to close
-        """Let go of everything; nothing on the second call."""
+        """Let go of everything; nothing on the second call.
+
+        Also called in a process that was forked from one that writes, and may be written to
+        afterwards: what the two shared is not to be used by both.
+        """

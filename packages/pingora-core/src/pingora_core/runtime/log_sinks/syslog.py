@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, final
 
-from pingora_core.runtime.log_sinks.sink import LogSink
+from pingora_core.runtime.log_sinks.sink import LogSink, PartlyWrittenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,13 +50,13 @@ class Severity(IntEnum):
 class SyslogSink(LogSink):
     """Sends each line as a message to a syslog server.
 
-    Over TCP a message is preceded by its length (octet counting, RFC 6587 section 3.4.1). Over UDP
-    and Unix datagrams it is cut at 8,192 bytes. A connection that is lost is made anew with the
-    next batch.
+    On streams a message is preceded by its length (octet counting, RFC 6587 section 3.4.1);
+    datagrams are cut at 8,192 bytes. A connection that is lost is made anew with the next batch;
+    of a batch that was under way then, lines may arrive twice, or not at all.
 
     Args:
-        address: ``udp:HOST:PORT``, ``tcp:HOST:PORT`` or ``unix:PATH`` (datagrams, such as
-            ``unix:/dev/log``).
+        address: ``udp:HOST:PORT``, ``tcp:HOST:PORT``, ``unix:PATH`` (datagrams, such as
+            ``unix:/dev/log``) or ``unix-stream:PATH``.
         app_name: Who sends it; at most 48 printable characters.
         facility: Which part of the system that is.
         severity: How bad the messages are.
@@ -76,17 +77,17 @@ class SyslogSink(LogSink):
     ) -> None:
         kind, _, rest = address.partition(":")
         host, _, port = rest.rpartition(":")
-        if kind == "unix" and rest:
+        if kind in {"unix", "unix-stream"} and rest:
             self._where: tuple[str, int] | str = rest
         elif kind in {"udp", "tcp"} and host and port.isdigit() and 0 < int(port) < 65536:
             self._where = (host.strip("[]"), int(port))
         else:
-            msg = f"{address!r} is no syslog address: udp:HOST:PORT, tcp:HOST:PORT or unix:PATH"
-            raise ValueError(msg)
+            forms = "udp:HOST:PORT, tcp:HOST:PORT, unix:PATH or unix-stream:PATH"
+            raise ValueError(f"{address!r} is no syslog address: {forms}")
         if not 0 < len(app_name) <= 48 or not app_name.isascii() or not app_name.isprintable():
             msg = f"{app_name!r} is no name for syslog: 1 to 48 printable characters"
             raise ValueError(msg)
-        self._is_stream = kind == "tcp"
+        self._is_stream = kind in {"tcp", "unix-stream"}
         self._clock = clock
         self._priority = facility * 8 + severity
         self._app_name = app_name.replace(" ", "_")
@@ -99,12 +100,14 @@ class SyslogSink(LogSink):
             lines: Without line ends.
 
         Raises:
-            OSError: If the server cannot be reached, or takes nothing for two seconds.
+            PartlyWrittenError: If the server cannot be reached, or takes nothing for two seconds.
         """
         head = self._head()
+        done = 0
         try:
             sock = self._socket
-            if sock is None:
+            if sock is None or (self._is_stream and _was_closed(sock)):
+                self.close()
                 sock = self._socket = self._connect()
             if self._is_stream:
                 messages = (head + line for line in lines)
@@ -112,9 +115,10 @@ class SyslogSink(LogSink):
             else:
                 for line in lines:
                     sock.send((head + line)[:_MAX_DATAGRAM])
-        except OSError:
+                    done += 1
+        except OSError as error:
             self.close()
-            raise
+            raise PartlyWrittenError(done, error) from error
 
     def _head(self) -> bytes:
         now = self._clock()
@@ -126,30 +130,39 @@ class SyslogSink(LogSink):
 
     def _connect(self) -> socket.socket:
         where = self._where
-        if isinstance(where, str):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            sock.settimeout(_TIMEOUT)
-            try:
-                sock.connect(where)
-            except OSError:
-                sock.close()
-                raise
-            return sock
-        if self._is_stream:
-            return socket.create_connection(where, _TIMEOUT)
-        host, port = where
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        sock = socket.socket(family, kind, proto)
-        sock.settimeout(_TIMEOUT)
-        try:
-            sock.connect(address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
+        kind = socket.SOCK_STREAM if self._is_stream else socket.SOCK_DGRAM
+        if not isinstance(where, str):
+            if self._is_stream:
+                return socket.create_connection(where, _TIMEOUT)
+            family, _, proto, _, address = socket.getaddrinfo(*where, type=kind)[0]
+            return _connected(socket.socket(family, kind, proto), address)
+        return _connected(socket.socket(socket.AF_UNIX, kind), where)
 
     def close(self) -> None:
         """Close the connection."""
         sock, self._socket = self._socket, None
         if sock is not None:
             sock.close()
+
+
+def _connected(sock: socket.socket, address: tuple[object, ...] | str) -> socket.socket:
+    sock.settimeout(_TIMEOUT)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _was_closed(sock: socket.socket) -> bool:
+    # What is sent to somebody who has gone is lost, and nothing tells; that he has gone, something does.
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    try:
+        while poll.poll(0):
+            if not sock.recv(4096):
+                return True
+    except OSError:
+        return True
+    return False
