@@ -11,7 +11,6 @@ Health checks always pass, and the last tenth is for what customers pay with.
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -73,14 +72,15 @@ class Status(ServeHttp):
             "requests admitted": shedder.admitted,
             "requests refused": shedder.shed,
         }
-        body = json.dumps(page, indent=1).encode() + b"\n"
-        return Response(200, body, [("Content-Type", "application/json")])
+        return Response.json(200, page)
 
 
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that takes no more than it can serve.")
-    parser.add_argument("upstream", help="address of the upstream")
+    parser.add_argument(
+        "upstream", nargs="?", default="127.0.0.1:8000", help="address of the upstream"
+    )
     parser.add_argument("--listen", default="127.0.0.1:6188", help="address to listen on")
     parser.add_argument("--status", default="127.0.0.1:6189", help="address of the status page")
     parser.add_argument("--max-connections", type=int, default=10_000, help="of the whole server")

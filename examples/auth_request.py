@@ -73,8 +73,8 @@ class Guarded(ProxyHttp[None]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that asks first.")
-    parser.add_argument("origin", metavar="ADDRESS")
-    parser.add_argument("--auth", required=True, metavar="ADDRESS")
+    parser.add_argument("origin", nargs="?", default="127.0.0.1:8001", metavar="ADDRESS")
+    parser.add_argument("--auth", default="127.0.0.1:8002", metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -38,7 +38,7 @@ class Cached(ProxyHttp[None]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A cache in front of an origin.")
-    parser.add_argument("origin", metavar="ADDRESS")
+    parser.add_argument("origin", nargs="?", default="127.0.0.1:8000", metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

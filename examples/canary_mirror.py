@@ -11,9 +11,9 @@ Run it in front of three versions of a service::
 A client keeps the number from 0 to 99 that it was given, so that it stays where it is, and that a
 greater share only adds clients. Share 0 brings everybody back.
 
-What goes to the shadow is a copy of the head, as a subrequest: so only requests without a body whose
-method promises to change nothing are mirrored. Nobody waits for it; its answer is compared and
-dropped. Its cookies and credentials are real: the shadow has to be as trustworthy as the service.
+The shadow gets a copy of the head, as a subrequest: so only requests without a body whose method
+promises to change nothing are mirrored. Nobody waits for it; its status is compared, its answer
+dropped. Cookies and credentials are real: the shadow has to be as trustworthy as the service.
 """
 
 from __future__ import annotations
@@ -27,37 +27,20 @@ from pingora_core.metrics import Registry, WorkerMetrics
 from pingora_core.services.prometheus import prometheus_service
 from pingora_error import Error
 from pingora_http import RequestHeader, ResponseHeader
-from pingora_proxy import ProxyHttp, Session, http_proxy_service
-from pingora_proxy.subrequest import SubrequestCtx
+from pingora_proxy import ProxyHttp, Session, SubrequestCtx, http_proxy_service
 
 COOKIE = "bucket"
-SAFE = {"GET", "HEAD"}
 random = SystemRandom()
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Answers:
-    """What a mirrored request was answered, by whom; None is no answer."""
-
-    service: int | None = None
-    shadow: int | None = None
-    told: int = 0
-
-
-@dataclass(slots=True)
 class Ctx:
-    """What belongs to one request.
-
-    Attributes:
-        bucket: The number of the client.
-        is_new: Whether it has to be told its number.
-        answers: Where its answer is noted, if it is mirrored.
-    """
+    """One request: the number of its client, and who has answered what if it is mirrored."""
 
     bucket: int = 0
     is_new: bool = False
-    answers: Answers | None = None
+    answers: dict[str, int] | None = None
 
 
 class Canary(ProxyHttp[Ctx]):
@@ -77,7 +60,7 @@ class Canary(ProxyHttp[Ctx]):
         downstream = session.downstream_session
         return (
             not session.is_subrequest
-            and session.req_header.method in SAFE
+            and session.req_header.method in {"GET", "HEAD"}
             and downstream.is_body_empty
             and not downstream.is_upgrade_request
             and random.random() * 100 < self.mirror
@@ -85,19 +68,18 @@ class Canary(ProxyHttp[Ctx]):
 
     async def request_filter(self, session: Session, ctx: Ctx) -> bool:
         if session.subrequest_ctx is not None:
-            assert isinstance(session.subrequest_ctx.user_ctx, Answers)
+            assert isinstance(session.subrequest_ctx.user_ctx, dict)
             ctx.answers = session.subrequest_ctx.user_ctx
             return False
-        bucket = cookie(session.req_header)
-        ctx.is_new = bucket is None
-        ctx.bucket = random.randrange(100) if bucket is None else bucket
+        given = session.req_header.cookie(COOKIE) or ""
+        ctx.is_new = not (given.isascii() and given.isdigit() and len(given) <= 2)
+        ctx.bucket = random.randrange(100) if ctx.is_new else int(given)
         if session.subrequest_spawner is not None:
-            answers = Answers()
+            ctx.answers = {}
             # Refused, and not waited for, when a thousand run already.
-            if session.subrequest_spawner.spawn_background_subrequest(
-                session, SubrequestCtx(user_ctx=answers)
-            ):
-                ctx.answers = answers
+            session.subrequest_spawner.spawn_background_subrequest(
+                session, SubrequestCtx(user_ctx=ctx.answers)
+            )
         return False
 
     async def upstream_peer(self, session: Session, ctx: Ctx) -> HttpPeer:
@@ -123,39 +105,25 @@ class Canary(ProxyHttp[Ctx]):
         return session.is_subrequest  # counted, see below
 
     async def logging(self, session: Session, error: Error | None, ctx: Ctx) -> None:
-        status = session.response_written.status if session.response_written else None
+        status = session.response_written.status if session.response_written else 0
         self.answers.labels(session.route or "none", str(status)).inc()
-        answers = ctx.answers
-        if answers is None:
-            return
-        if session.is_subrequest:
-            answers.shadow = status
-        else:
-            answers.service = status
-        answers.told += 1
-        if answers.told == 2:  # whoever comes last
-            verdict = "same" if answers.service == answers.shadow else "different"
-            self.shadowed.labels(verdict).inc()
-            if verdict == "different":
-                logger.warning("the shadow disagrees on %s: %s", session.req_header.path, answers)
-
-
-def cookie(request: RequestHeader) -> int | None:
-    """Read the number of a client; None if it has none that is good."""
-    for pair in request.get("cookie", "").split(";"):
-        name, _, value = pair.strip().partition("=")
-        if name == COOKIE and value.isascii() and value.isdigit() and len(value) <= 2:
-            return int(value)
-    return None
+        if ctx.answers is not None:
+            ctx.answers["shadow" if session.is_subrequest else "service"] = status
+            if len(ctx.answers) == 2:  # whoever comes last
+                is_same = ctx.answers["shadow"] == ctx.answers["service"]
+                self.shadowed.labels("same" if is_same else "different").inc()
+                if not is_same:
+                    path = session.req_header.path
+                    logger.warning("the shadow disagrees on %s: %s", path, ctx.answers)
 
 
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A canary and a shadow.")
-    parser.add_argument("stable", metavar="ADDRESS")
-    parser.add_argument("--canary", required=True, metavar="ADDRESS")
+    parser.add_argument("stable", nargs="?", default="127.0.0.1:8001", metavar="ADDRESS")
+    parser.add_argument("--canary", default="127.0.0.1:8002", metavar="ADDRESS")
     parser.add_argument("--share", type=int, default=0, help="per cent of the clients")
-    parser.add_argument("--shadow", required=True, metavar="ADDRESS")
+    parser.add_argument("--shadow", default="127.0.0.1:8003", metavar="ADDRESS")
     parser.add_argument("--mirror", type=float, default=0.0, help="per cent of the requests")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     parser.add_argument("--metrics", default="127.0.0.1:6189", metavar="ADDRESS")
@@ -165,6 +133,7 @@ def main() -> None:
     server = Server(Opt.from_namespace(args))
     metrics = WorkerMetrics()
     peers = {name: HttpPeer(getattr(args, name)) for name in ("stable", "canary", "shadow")}
+    peers["shadow"].options.read_timeout = 5.0  # it is not worth more
     canary = Canary(peers, args.share, args.mirror, metrics.registry)
     proxy = http_proxy_service(server.configuration, canary)
     proxy.add_tcp(args.listen)

@@ -29,6 +29,7 @@ from pingora_cache import (
     parse_tags,
 )
 from pingora_cache.disk import DiskStorage
+from pingora_cache.shared_lock import SharedCacheLock
 from pingora_core import HttpPeer, Opt, Server
 from pingora_core.protocols.address import InetAddress
 from pingora_http import ResponseHeader
@@ -40,12 +41,14 @@ MIB = 1 << 20
 class Cdn(ProxyHttp[None]):
     """Answers from its cache what the origin allows."""
 
-    def __init__(self, origin: HttpPeer, storage: Storage, policy: CachePolicy) -> None:
+    def __init__(
+        self, origin: HttpPeer, storage: Storage, lock: CacheLock, policy: CachePolicy
+    ) -> None:
         self.origin = origin
         self.storage = storage
         self.policy = policy
         # One request fetches an object, the others wait for it, 30 seconds at most.
-        self.lock = CacheLock(30.0)
+        self.lock = lock
 
     async def startup(self) -> None:
         await self.storage.open()
@@ -93,7 +96,7 @@ class Cdn(ProxyHttp[None]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A caching node in front of an origin.")
-    parser.add_argument("origin", metavar="ADDRESS")
+    parser.add_argument("origin", nargs="?", default="127.0.0.1:8000", metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     parser.add_argument("--memory", type=int, default=256, metavar="MIB")
     parser.add_argument("--disk", metavar="DIRECTORY")
@@ -109,11 +112,15 @@ def main() -> None:
 
     server = Server(Opt.from_namespace(args))
     storage: Storage = MemoryStorage(args.memory * MIB)
+    lock = CacheLock(30.0)
     if args.disk is not None:
         disk = DiskStorage(args.disk, max_bytes=args.disk_size * MIB)
         storage = TieredStorage(storage, disk)
+        # One request of all workers fetches what is missing, not one of each.
+        lock = SharedCacheLock(f"{args.disk}.lock", 30.0)
     policy = CachePolicy(stale_if_error=3600, set_cookie=args.set_cookie)
-    proxy = http_proxy_service(server.configuration, Cdn(HttpPeer(args.origin), storage, policy))
+    cdn = Cdn(HttpPeer(args.origin), storage, lock, policy)
+    proxy = http_proxy_service(server.configuration, cdn)
     proxy.add_tcp(args.listen)
     server.add_service(proxy)
     server.run_forever()

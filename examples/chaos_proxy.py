@@ -6,7 +6,7 @@ Put it between a client and its server, and say what happens to which share of t
         --fault latency=0.5:0.2 --fault status=503:0.1 --fault reset:0.05
     curl -i 127.0.0.1:6188/
 
-or have a test say it for one request, in a field that the server does not see::
+or for one request, in a field that the server does not see::
 
     curl -i 127.0.0.1:6188/ -H 'X-Chaos: latency=0.2, truncate=100'
 
@@ -31,11 +31,10 @@ from random import Random
 from pingora_core import HttpPeer, Opt, Server
 from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import RequestHeader
-from pingora_proxy import Delayed, ProxyHttp, Session, http_proxy_service
+from pingora_proxy import ProxyHttp, Session, http_proxy_service
 
 FIELD = "X-Chaos"
 MOST = {"latency": 60.0, "status": 599.0, "reset": 0.0, "truncate": 1e12, "bandwidth": 1e12}
-
 logger = logging.getLogger(__name__)
 
 
@@ -108,17 +107,22 @@ class Chaos(ProxyHttp[Ctx]):
 
     async def response_body_filter(
         self, session: Session, body: bytes | None, end_of_stream: bool, ctx: Ctx
-    ) -> Delayed | bytes | None:
+    ) -> bytes | None:
+        downstream = session.downstream_session
         size = len(body or b"")
         left = int(ctx.faults.get("truncate", ctx.passed + size)) - ctx.passed
         ctx.passed += size
-        if body and left < size:
-            # The client gets what is allowed, and then notices that there is no end.
-            await session.downstream_session.write_response_body(body[:left])
+        rest = (body or b"")[:left]
+        if bandwidth := ctx.faults.get("bandwidth"):
+            step = max(1, int(bandwidth / 10))
+            while rest:
+                await asyncio.sleep(len(rest[:step]) / bandwidth)
+                await downstream.write_response_body(rest[:step])
+                rest = rest[step:]
+        if left < size:
+            await downstream.write_response_body(rest)  # and there is no end
             raise Error.down(ErrorType.CONNECTION_CLOSED, "a fault was asked for")
-        if "bandwidth" in ctx.faults:
-            return Delayed(body, size / ctx.faults["bandwidth"])
-        return body
+        return rest
 
     def suppress_error_log(self, session: Session, ctx: Ctx, error: Error) -> bool:
         return bool(ctx.faults)
@@ -127,13 +131,12 @@ class Chaos(ProxyHttp[Ctx]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that does harm.")
-    parser.add_argument("upstream", metavar="ADDRESS")
+    parser.add_argument("upstream", nargs="?", default="127.0.0.1:8000", metavar="ADDRESS")
     parser.add_argument("--fault", action="append", default=[], type=Fault.parse)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-
     server = Server(Opt.from_namespace(args))
     chaos = Chaos(args.upstream, args.fault, args.seed)
     proxy = http_proxy_service(server.configuration, chaos)

@@ -2,8 +2,8 @@
 
 Run it and try::
 
-    python examples/configured.py -t -c examples/configured.yaml
-    python examples/configured.py -c examples/configured.yaml
+    python examples/configured.py -t      # is configured.yaml, or what -c names, as it should be?
+    python examples/configured.py
     curl http://127.0.0.1:6199/
 
 Then edit the file, send SIGHUP to the process, and ask again.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
@@ -53,9 +54,8 @@ class Greeter(ServeHttp):
 
 def main() -> None:
     """Serve until told to stop."""
-    opt = Opt.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    server = Server(opt)
+    server = Server(Opt.parse_args(conf=Path(__file__).with_suffix(".yaml")))
     with exit_on_error():
         greeting = server.configuration.section("greeting", Greeting)
     greeter = Greeter(greeting)

@@ -78,7 +78,7 @@ def source(text: str) -> ServiceDiscovery:
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A load balancer that discovers its backends.")
-    parser.add_argument("sources", nargs="+", metavar="SOURCE")
+    parser.add_argument("sources", nargs="*", default=["file:backends.yaml"], metavar="SOURCE")
     parser.add_argument("--listen", default="127.0.0.1:6188", help="address to listen on")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

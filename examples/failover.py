@@ -11,7 +11,6 @@ Stop one of the backends, or let it answer 503: clients do not notice.
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -74,13 +73,15 @@ class Status(ServeHttp):
             "retries refused": budget.refused,
             "hedges": self.failover.hedges,
         }
-        return Response(200, json.dumps(page).encode(), [("Content-Type", "application/json")])
+        return Response.json(200, page)
 
 
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that retries, within a budget, and ejects bad backends.")
-    parser.add_argument("backends", nargs="+", metavar="ADDRESS")
+    parser.add_argument(
+        "backends", nargs="*", default=["127.0.0.1:8001", "127.0.0.1:8002"], metavar="ADDRESS"
+    )
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     parser.add_argument("--status", default="127.0.0.1:6189", metavar="ADDRESS")
     parser.add_argument("--attempts", type=int, default=4, help="per request, at most")

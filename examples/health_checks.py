@@ -9,7 +9,6 @@ answers 200 again; until the first check it gets none either::
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -65,14 +64,18 @@ class Status(ServeHttp):
             }
             for record in self.health.records.values()
         }
-        body = json.dumps(results, indent=1).encode() + b"\n"
-        return Response(200, body, [("Content-Type", "application/json")])
+        return Response.json(200, results)
 
 
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy over upstreams whose health is checked.")
-    parser.add_argument("upstreams", nargs="+", help="addresses of the upstreams")
+    parser.add_argument(
+        "upstreams",
+        nargs="*",
+        default=["127.0.0.1:8001", "127.0.0.1:8002"],
+        help="addresses of the upstreams",
+    )
     parser.add_argument("--listen", default="127.0.0.1:6188", help="address to listen on")
     parser.add_argument("--status", default="127.0.0.1:6189", help="address of the status page")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two checks")

@@ -51,8 +51,8 @@ class Hedging(ProxyHttp[None]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that does not wait for a slow server.")
-    parser.add_argument("first", metavar="ADDRESS")
-    parser.add_argument("second", metavar="ADDRESS")
+    parser.add_argument("first", nargs="?", default="127.0.0.1:8001", metavar="ADDRESS")
+    parser.add_argument("second", nargs="?", default="127.0.0.1:8002", metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     parser.add_argument("--delay", type=float, default=0.05, metavar="SECONDS")
     args = parser.parse_args()

@@ -31,11 +31,8 @@ class EchoApp(ServeHttp):
     async def response(self, session: ServerSession) -> Response:
         body = b"Hello World!\n"
         if session.request.method == "POST":
-            pieces = []
-            while (piece := await session.read_request_body()) is not None:
-                pieces.append(piece)
-            body = b"".join(pieces)
-        return Response(200, body, [("Content-Type", "text/html")])
+            body = await session.read_whole_body(1 << 20)  # 413 for more
+        return Response(200, body, [("Content-Type", "text/plain")])
 
 
 def main() -> None:

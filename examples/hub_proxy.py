@@ -1,182 +1,147 @@
-r"""A proxy whose routes are changed over REST, as JupyterHub's configurable-http-proxy has it.
+r"""A proxy whose routes are changed over REST, in place of JupyterHub's configurable-http-proxy.
 
 Whoever knows the token says where paths lead; the longest prefix counts, WebSockets included::
 
-    HUB_PROXY_TOKEN=secret python examples/hub_proxy.py --default http://127.0.0.1:8081 routes.json
+    CONFIGPROXY_AUTH_TOKEN=secret python examples/hub_proxy.py --default-target http://127.0.0.1:8081
     curl 127.0.0.1:8001/api/routes/user/alice -H 'Authorization: token secret' \
         -d '{"target": "http://127.0.0.1:9001", "user": "alice"}'
     curl 127.0.0.1:8000/user/alice/lab
-    curl 127.0.0.1:8001/api/routes -H 'Authorization: token secret'    # with last_activity
-    curl -X DELETE 127.0.0.1:8001/api/routes/user/alice -H 'Authorization: token secret'
+    curl '127.0.0.1:8001/api/routes?inactive_since=2030-01-01' -H 'Authorization: token secret'
 
-The table is in this process and, after each change, in the file: run it with one worker.
+JupyterHub starts it with ``c.ConfigurableHTTPProxy.command = ["python", "examples/hub_proxy.py"]``,
+and fills the table, which is in this process alone, whenever it is empty.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs
 
 from msgspec import MsgspecError, json
 
 from pingora_core import HttpPeer, HttpServer, Opt, Response, ServeHttp, Server, ServerSession
+from pingora_core.modules import ForwardedBuilder, ForwardedPolicy, HttpModules
 from pingora_core.services.listening import Service
-from pingora_error import Error, HTTPStatus
-from pingora_http import RequestHeader
+from pingora_error import Error
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
-
-Route = dict[str, object]  # what was posted, "target" above all, and "last_activity"
-MAX_BODY = 65536
+from pingora_proxy.path_prefixes import PathPrefixes
 
 
-class Routes:
-    """The table, and its file."""
+class Route:
+    """What was posted, where that leads, and when somebody was last answered there."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        text = path.read_bytes() if path.exists() else b"{}"
-        self.table: dict[str, Route] = json.decode(text, type=dict[str, Route])
-        self.peers = {prefix: peer_of(route) for prefix, route in self.table.items()}
-        self.saving = asyncio.Lock()
+    def __init__(self, data: dict[str, object]) -> None:
+        self.peer = HttpPeer.from_url(str(data.get("target")))
+        self.peer.options.read_timeout = 3600.0  # cells may run for long
+        self.data = data
+        self.touch()
 
-    def find(self, path: str) -> str | None:
-        """Find the longest prefix of a path, whole segments only."""
-        depth = max((prefix.count("/") for prefix in self.table), default=0)
-        parts = unquote(path).split("/", depth + 1)[: depth + 1]
-        prefixes = ("/".join(parts[:end]) or "/" for end in range(len(parts), 0, -1))
-        return next((prefix for prefix in prefixes if prefix in self.table), None)
-
-    def touch(self, prefix: str) -> None:
-        if prefix in self.table:
-            self.table[prefix]["last_activity"] = datetime.now(UTC).isoformat()
-
-    def add(self, prefix: str, route: Route) -> None:
-        self.peers[prefix] = peer_of(route)
-        self.table[prefix] = route
-        self.touch(prefix)
-
-    async def save(self) -> None:
-        async with self.saving:  # one after the other, each with all there is
-            await asyncio.to_thread(self.write, json.format(json.encode(self.table)))
-
-    def write(self, text: bytes) -> None:
-        # Beside it, onto the disk, and in its place: there is never half a file.
-        fresh = self.path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+    def touch(self) -> None:
+        self.active = self.data["last_activity"] = datetime.now(UTC)
 
 
-def peer_of(route: Route) -> HttpPeer:
-    """Make the peer of a route; ValueError if its target is none."""
-    url = urlsplit(str(route.get("target")))
-    if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/"):
-        raise ValueError("target must be a URL such as http://127.0.0.1:9001")
-    is_tls = url.scheme == "https"
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return HttpPeer(f"{host}:{url.port or (443 if is_tls else 80)}", tls=is_tls, sni=url.hostname)
-
-
+@dataclass
 class Api(ServeHttp):
     """The REST interface."""
 
-    def __init__(self, routes: Routes, token: str) -> None:
-        self.routes = routes
-        self.token = f"token {token}".encode()
+    routes: PathPrefixes[Route]
+    token: bytes
 
     async def response(self, session: ServerSession) -> Response:
-        request, table = session.request, self.routes.table
-        if not hmac.compare_digest(request.get_raw(b"authorization") or b"", self.token):
+        if not hmac.compare_digest(session.request.get_raw(b"authorization") or b"", self.token):
             return Response(403)
-        root, _, rest = request.path.removeprefix("/").partition("api/routes")
-        prefix = "/" + unquote(rest).strip("/")
-        if root or rest[:1] not in {"", "/"}:
+        root, _, prefix = session.request.path.partition("/api/routes")
+        if root or prefix[:1] not in {"", "/"}:
             return Response(404)
-        found: object = table if prefix == "/" else table.get(prefix)
-        match request.method:
-            case "GET" if found is not None:
-                body = json.encode(found)
-                return Response(200, body, [("Content-Type", "application/json")])
+        try:
+            return await self.answer(session, prefix)
+        except (MsgspecError, ValueError) as error:
+            return Response(400, str(error).encode())
+
+    async def answer(self, session: ServerSession, prefix: str) -> Response:
+        routes, asked = self.routes, parse_qs(session.request.query or "")
+        match session.request.method:
+            case "GET" if prefix in {"", "/"}:
+                since = asked.get("inactive_since") or asked.get("inactiveSince") or ["9999-12-30"]
+                until = datetime.fromisoformat(since[0]).astimezone(UTC)
+                found = {at: route.data for at, route in routes.items() if route.active < until}
+                return Response.json(200, found)
             case "POST":
-                try:
-                    self.routes.add(prefix, json.decode(await read(session), type=Route))
-                except (MsgspecError, ValueError) as error:
-                    return Response(400, str(error).encode())
-            case "DELETE" if prefix in table:
-                del table[prefix], self.routes.peers[prefix]
-            case _:
+                body = await session.read_whole_body(65536)
+                routes[prefix] = Route(json.decode(body, type=dict[str, object]))
+                return Response(201)
+            case "GET" | "DELETE" if prefix not in routes:
                 return Response(404)
-        await self.routes.save()
-        return Response(201 if request.method == "POST" else 204)
+            case "GET":
+                return Response.json(200, routes[prefix].data)
+            case "DELETE":
+                del routes[prefix]
+                return Response(204)
+            case _:
+                return Response(405)
 
 
-async def read(session: ServerSession) -> bytes:
-    """Read a body; ValueError if it is too long."""
-    body = b""
-    while (piece := await session.read_request_body()) is not None:
-        body += piece
-        if len(body) > MAX_BODY:
-            raise ValueError(f"more than {MAX_BODY} bytes")
-    return body
+@dataclass(eq=False)
+class Hub(ProxyHttp[list[Route]]):
+    """Sends requests where their route leads; their context has it."""
 
+    routes: PathPrefixes[Route]
+    by_host: bool
+    trusted: list[str]
 
-class Hub(ProxyHttp[list[str]]):
-    """Sends requests where their route leads; the context has its prefix."""
+    def init_downstream_modules(self, modules: HttpModules) -> None:
+        modules.add_module(ForwardedBuilder(ForwardedPolicy(self.trusted)))
 
-    def __init__(self, routes: Routes) -> None:
-        self.routes = routes
-
-    def new_ctx(self) -> list[str]:
+    def new_ctx(self) -> list[Route]:
         return []
 
-    async def upstream_peer(self, session: Session, ctx: list[str]) -> HttpPeer:
-        prefix = self.routes.find(session.req_header.path)
-        if prefix is None:
-            raise Error.down(HTTPStatus(404), "no route")
-        ctx[:] = [prefix]
-        self.routes.touch(prefix)
-        return self.routes.peers[prefix]
+    async def request_filter(self, session: Session, ctx: list[Route]) -> bool:
+        request = session.req_header
+        if request.path == "/_chp_healthz":
+            return await session.respond(Response.json(200, {"status": "OK"}))
+        host = (request.authority or request.get("host") or "").partition(":")[0]
+        route = self.routes.longest(f"/{host}{request.path}" if self.by_host else request.path)
+        if route is None:
+            return await session.respond_problem(404, "there is no route")
+        ctx.append(route)
+        return False
 
-    async def upstream_request_filter(
-        self, session: Session, upstream_request: RequestHeader, ctx: list[str]
-    ) -> None:
-        client = str(session.client_addr).rpartition(":")[0]
-        upstream_request.insert_header("X-Forwarded-For", client)
-        upstream_request.insert_header("X-Forwarded-Proto", session.scheme)
-        upstream_request.insert_header("X-Forwarded-Host", upstream_request.get("host", ""))
+    async def upstream_peer(self, session: Session, ctx: list[Route]) -> HttpPeer:
+        return ctx[0].peer
 
-    async def logging(self, session: Session, error: Error | None, ctx: list[str]) -> None:
-        for prefix in ctx:  # the end of a download or a WebSocket is an activity too
-            self.routes.touch(prefix)
+    async def logging(self, session: Session, error: Error | None, ctx: list[Route]) -> None:
+        if ctx and session.response_written and session.response_written.status < 300:
+            ctx[0].touch()  # also at the end of a WebSocket; not by what has failed
 
 
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy with a route table.")
-    parser.add_argument("file", type=Path, metavar="FILE", help="where the routes are kept")
-    parser.add_argument("--default", metavar="URL", help="where everything else goes")
-    parser.add_argument("--listen", default="127.0.0.1:8000", metavar="ADDRESS")
-    parser.add_argument("--api", default="127.0.0.1:8001", metavar="ADDRESS")
+    parser.add_argument("--ip", default="127.0.0.1")
+    parser.add_argument("--port", default="8000")
+    parser.add_argument("--api-ip", default="127.0.0.1")
+    parser.add_argument("--api-port", default="8001")
+    parser.add_argument("--default-target", metavar="URL", help="where everything else goes")
+    parser.add_argument("--error-target", metavar="URL", help="accepted, without effect")
+    parser.add_argument("--host-routing", action="store_true", help="prefixes begin with a host")
+    parser.add_argument("--trust", action="append", default=[], help="whose X-Forwarded-* to keep")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-
     server = Server(Opt.from_namespace(args))
-    routes = Routes(args.file)
-    if args.default:
-        routes.add("/", {"target": args.default})
-    proxy = http_proxy_service(server.configuration, Hub(routes))
-    proxy.add_tcp(args.listen)
-    server.add_service(proxy)
-    api = Service("API", HttpServer(Api(routes, os.environ["HUB_PROXY_TOKEN"])))
-    api.add_tcp(args.api)
-    server.add_service(api)
+    token = os.environ.get("CONFIGPROXY_AUTH_TOKEN") or os.urandom(16).hex()  # nobody's
+    routes = PathPrefixes[Route]()
+    if args.default_target:
+        routes["/"] = Route({"target": args.default_target})
+    proxy = http_proxy_service(server.configuration, Hub(routes, args.host_routing, args.trust))
+    proxy.add_tcp(f"{args.ip or '[::]'}:{args.port}")
+    api = Service("API", HttpServer(Api(routes, f"token {token}".encode())))
+    api.add_tcp(f"{args.api_ip}:{args.api_port}")
+    for service in (proxy, api):
+        server.add_service(service)
     server.run_forever()
 
 

@@ -90,7 +90,7 @@ class L4Proxy(StreamProxy[Context]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("Forwards TCP connections.")
-    parser.add_argument("upstream", nargs="+", metavar="ADDRESS")
+    parser.add_argument("upstream", nargs="*", default=["127.0.0.1:5432"], metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6432", metavar="ADDRESS")
     parser.add_argument("--deny", action="append", default=[], metavar="NETWORK")
     parser.add_argument("--sni", default="", metavar="NAME")

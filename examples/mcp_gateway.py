@@ -7,12 +7,8 @@ The servers are in a file, which may change at any time; of clients' keys it kno
     curl -i 127.0.0.1:6188/mcp -H 'Authorization: Bearer secret' -H 'Content-Type: application/json' \
         -H 'Accept: application/json, text/event-stream' -d '{"method": "initialize", ...}'
 
-A session's id names its server and its client, signed, so that there is no table to lose: workers
-and restarts do not matter if ``MCP_GATEWAY_SECRET`` is set. What becomes of sessions:
-
-- the server is drained (``{address: ..., weight: 0}``): they go on, new ones begin elsewhere;
-- it does not answer: 502, the session may still be there;
-- it has left the file: 404, upon which clients begin a new session, as the protocol has it.
+A session's id names server and client, signed with ``MCP_GATEWAY_SECRET``: there is no table to lose.
+Servers with ``weight: 0`` keep their sessions; of one that left the file clients begin anew (404).
 """
 
 from __future__ import annotations
@@ -24,47 +20,36 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 
-from pingora_core import HttpPeer, Opt, Server
-from pingora_core.protocols.l4.sockopt import TcpKeepalive
+from pingora_core import HttpPeer, Opt, Server, TcpKeepalive
 from pingora_core.services import background_service
 from pingora_error import Error, HTTPStatus
 from pingora_http import RequestHeader, ResponseHeader
 from pingora_load_balancing import Backend, LoadBalancer, Sticky, sticky_token
 from pingora_load_balancing.discovery import FileDiscovery
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
+from pingora_proxy.bearer import BearerKeys
 
 ID = "Mcp-Session-Id"
-# Who is gone without a word is found out by probing, not by a time-out.
-PROBES = TcpKeepalive(idle=60, interval=15, count=4)
 
 
 @dataclass(slots=True)
 class Ctx:
-    """What belongs to one request.
-
-    Attributes:
-        client: Who asks.
-        session: What the server calls the session; empty without one.
-        server: Where the request goes.
-        tried: The servers that could not be reached.
-    """
+    """One request: who asks, what the server calls the session, and where it goes."""
 
     client: str = ""
     session: str = ""
     server: Backend | None = None
-    tried: set[Backend] = field(default_factory=set)
+    tried: set[Backend] = field(default_factory=set)  # could not be reached
 
 
+@dataclass(eq=False)
 class Gateway(ProxyHttp[Ctx]):
     """Knows clients by their keys, and servers by the ids of their sessions."""
 
-    def __init__(
-        self, servers: LoadBalancer, clients: dict[str, str], origins: set[str], secret: bytes
-    ) -> None:
-        self.servers = servers
-        self.clients = clients
-        self.origins = origins
-        self.secret = secret
+    servers: LoadBalancer
+    keys: BearerKeys
+    origins: set[str]
+    secret: bytes
 
     def new_ctx(self) -> Ctx:
         return Ctx()
@@ -73,19 +58,16 @@ class Gateway(ProxyHttp[Ctx]):
         request = session.req_header
         origin = request.get("origin")
         if origin is not None and origin not in self.origins:
-            raise Error.down(HTTPStatus(403), f"pages of {origin} are not let in")
-        key = request.get("authorization", "").removeprefix("Bearer ")
-        digest = sha256(key.encode("latin-1")).hexdigest()
-        known = [name for name, each in self.clients.items() if hmac.compare_digest(each, digest)]
-        if not known:
-            header = ResponseHeader(401, headers=[("WWW-Authenticate", "Bearer")])
-            header.set_content_length(0)
-            await session.write_response_header(header, end=True)
-            return True
-        ctx.client = known[0]
-        given = request.get(ID)
-        if given is not None:
+            return await session.respond_problem(403, f"pages of {origin} are not let in")
+        if origin is not None and request.method == "OPTIONS":
+            return False  # what pages may send is for the server to say
+        ctx.client = self.keys.name_of(request) or ""
+        if not ctx.client:
+            return await session.respond_problem(401, "a key is needed", [self.keys.challenge])
+        if (given := request.get(ID)) is not None:
             ctx.server, ctx.session = self.open(given, ctx.client)
+            if ctx.server is None:
+                return await session.respond_problem(404, "there is no such session (any more)")
         return False
 
     async def upstream_peer(self, session: Session, ctx: Ctx) -> HttpPeer:
@@ -96,8 +78,8 @@ class Gateway(ProxyHttp[Ctx]):
         if ctx.server is None:
             raise Error(HTTPStatus(503), "no server is left")
         peer = HttpPeer(ctx.server)
-        peer.options.read_timeout = None  # a stream may be silent for hours
-        peer.options.tcp_keepalive = PROBES
+        peer.options.read_timeout = None  # streams may be silent for hours: servers are probed
+        peer.options.tcp_keepalive = TcpKeepalive(idle=60, interval=15, count=4)
         return peer
 
     async def fail_to_connect(
@@ -116,50 +98,46 @@ class Gateway(ProxyHttp[Ctx]):
         if ctx.session:
             upstream_request.insert_header(ID, ctx.session)
 
-    async def upstream_response_filter(
+    async def response_filter(
         self, session: Session, upstream_response: ResponseHeader, ctx: Ctx
     ) -> None:
         given = upstream_response.get(ID)
         if given is not None and ctx.server is not None:
             token = sticky_token(ctx.server, self.secret).decode()
-            signature = self.sign(ctx.client, token, given)
-            upstream_response.insert_header(ID, f"{token}.{signature}.{given}")
+            signed = f"{token}.{self.sign(ctx.client, token, given)}.{given}"
+            upstream_response.insert_header(ID, signed)
 
-    def open(self, given: str, client: str) -> tuple[Backend, str]:
+    def open(self, given: str, client: str) -> tuple[Backend | None, str]:
         """Find the server of a session, and what that calls it."""
         token, _, rest = given.partition(".")
         signature, _, session = rest.partition(".")
         wanted = self.sign(client, token, session)
-        if hmac.compare_digest(signature.encode("latin-1"), wanted.encode()):
-            key = token.encode()
-            server = self.servers.select_with(
-                key, 1, lambda server, _: sticky_token(server, self.secret) == key
-            )
-            if server is not None:
-                return server, session
-        raise Error.down(HTTPStatus(404), "there is no such session (any more)")
+        if not hmac.compare_digest(signature.encode("latin-1"), wanted.encode()):
+            return None, session
+        key = token.encode()
+        return self.servers.select_with(
+            key, 1, lambda server, _: sticky_token(server, self.secret) == key
+        ), session
 
     def sign(self, *parts: str) -> str:
-        text = "\0".join(parts).encode("latin-1")
-        return hmac.new(self.secret, text, sha256).hexdigest()[:32]
+        return hmac.new(self.secret, "\0".join(parts).encode(), sha256).hexdigest()[:32]
 
 
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A gateway for MCP servers.")
-    parser.add_argument("servers", metavar="FILE")
-    parser.add_argument("--client", action="append", required=True, metavar="NAME=SHA256")
+    parser.add_argument("servers", nargs="?", default="servers.yaml", metavar="FILE")
+    parser.add_argument("--client", action="append", default=[], metavar="NAME=SHA256")
     parser.add_argument("--origin", action="append", default=[], help="whose pages are let in")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-
     server = Server(Opt.from_namespace(args))
     secret = sha256(os.environb.get(b"MCP_GATEWAY_SECRET") or os.urandom(32)).digest()
     sticky = partial(Sticky, secret=secret, keep_drained=True)
     servers = LoadBalancer(discovery=FileDiscovery(args.servers, interval=0.25), selection=sticky)
-    clients = dict(client.split("=", 1) for client in args.client)
-    gateway = Gateway(servers, clients, set(args.origin), secret)
+    keys = BearerKeys(dict(client.split("=", 1)[::-1] for client in args.client))
+    gateway = Gateway(servers, keys, set(args.origin), secret)
     service = http_proxy_service(server.configuration, gateway)
     service.add_tcp(args.listen)
     server.add_service(background_service("servers", servers))

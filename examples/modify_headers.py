@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from pingora_core import HttpPeer, Opt, Server
+from pingora_core.protocols.address import InetAddress
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ class HeaderProxy(ProxyHttp[Ctx]):
     async def upstream_request_filter(
         self, session: Session, upstream_request: RequestHeader, ctx: Ctx
     ) -> None:
-        if session.client_addr is not None:
-            upstream_request.insert_header("X-Forwarded-For", str(session.client_addr))
+        # What the client says of itself is overwritten. `ForwardedBuilder` does more.
+        if isinstance(session.client_addr, InetAddress):
+            upstream_request.insert_header("X-Forwarded-For", session.client_addr.host)
         upstream_request.remove_header("User-Agent")
 
     async def response_filter(

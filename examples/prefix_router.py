@@ -122,7 +122,13 @@ class PrefixRouter(ProxyHttp[Ctx]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("Routes prompts to the servers that know their beginning.")
-    parser.add_argument("servers", nargs="+", metavar="ADDRESS", help="inference servers")
+    parser.add_argument(
+        "servers",
+        nargs="*",
+        default=["127.0.0.1:8001", "127.0.0.1:8002"],
+        metavar="ADDRESS",
+        help="inference servers",
+    )
     parser.add_argument("--listen", default="127.0.0.1:6192", metavar="ADDRESS")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

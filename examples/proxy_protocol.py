@@ -45,7 +45,7 @@ class Announcing(ProxyHttp[None]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that speaks the PROXY protocol on both sides.")
-    parser.add_argument("origin", help="address of the origin")
+    parser.add_argument("origin", nargs="?", default="127.0.0.1:8000", help="address of the origin")
     parser.add_argument("--listen", default="127.0.0.1:6188", help="address to listen on")
     parser.add_argument("--trusted", nargs="*", help="networks of the balancers in front")
     parser.add_argument("--announce", action="store_true", help="tell the origin of each client")

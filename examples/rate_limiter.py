@@ -109,7 +109,9 @@ def make_policies(
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A proxy that limits its clients.")
-    parser.add_argument("upstream", help="address of the upstream")
+    parser.add_argument(
+        "upstream", nargs="?", default="127.0.0.1:8000", help="address of the upstream"
+    )
     parser.add_argument("--listen", default="127.0.0.1:6188", help="address to listen on")
     parser.add_argument("--rate", type=float, default=5.0, help="requests per second of a client")
     parser.add_argument("--burst", type=int, default=10, help="requests that it may send at once")

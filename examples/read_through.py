@@ -128,8 +128,8 @@ class Gateway(ProxyHttp[Visit]):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("A gateway with an authorization service.")
-    parser.add_argument("upstream", metavar="ADDRESS")
-    parser.add_argument("--auth", required=True, metavar="ADDRESS")
+    parser.add_argument("upstream", nargs="?", default="127.0.0.1:8000", metavar="ADDRESS")
+    parser.add_argument("--auth", default="127.0.0.1:9000", metavar="ADDRESS")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -99,7 +99,7 @@ class UdpProxy(DatagramApp):
 def main() -> None:
     """Serve until told to stop."""
     parser = Opt.parser("Forwards datagrams.")
-    parser.add_argument("upstream", metavar="IP:PORT")
+    parser.add_argument("upstream", nargs="?", default="9.9.9.9:53", metavar="IP:PORT")
     parser.add_argument("--listen", default="127.0.0.1:6054", metavar="ADDRESS")
     parser.add_argument("--idle-timeout", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--max-sessions", type=int, default=1000, metavar="NUMBER")

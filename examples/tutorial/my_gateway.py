@@ -1,4 +1,4 @@
-"""Step 9: everything that may differ from place to place is in a file.
+"""The whole gateway: everything that may differ from place to place is in a file.
 
 Run it::
 
@@ -83,10 +83,9 @@ class Ctx:
 class Gateway(FailoverPhases[Session, Ctx], ProxyHttp[Ctx]):
     """Lets clients with a key in, to the service that they want."""
 
-    def __init__(self, settings: Settings, services: dict[str, Failover], log: AccessLog) -> None:
+    def __init__(self, settings: Settings, services: dict[str, Failover]) -> None:
         self.settings = settings
         self.services = services
-        self.log = log
         self.storage = MemoryStorage(256 << 20)
         self.policy = CachePolicy(stale_if_error=600)
         self.lock = CacheLock(5.0)
@@ -102,7 +101,6 @@ class Gateway(FailoverPhases[Session, Ctx], ProxyHttp[Ctx]):
 
     async def cleanup(self) -> None:
         await self.storage.close()
-        self.log.close()  # after the last request
 
     async def request_cache_filter(self, session: Session, ctx: Ctx) -> None:
         if ctx.service in self.settings.cached:
@@ -161,7 +159,7 @@ def main() -> None:
         services[name] = Failover(balancer, policy)
     metrics = WorkerMetrics()
     log = AccessLog(LogQueue(FileSink(settings.access_log)))
-    gateway = Gateway(settings, services, log)
+    gateway = Gateway(settings, services)
     observers = [ProxyMetrics(metrics.registry), log]
     service = http_proxy_service(server.configuration, gateway, observers=observers)
     for address in settings.listen:

@@ -45,11 +45,8 @@ class Ctx:
 class Gateway(FailoverPhases[Session, Ctx], ProxyHttp[Ctx]):
     """Lets clients with a key in, to the service that they want."""
 
-    def __init__(
-        self, services: dict[str, Failover], clients: dict[str, str], log: AccessLog
-    ) -> None:
+    def __init__(self, services: dict[str, Failover], clients: dict[str, str]) -> None:
         self.services = services
-        self.log = log
         self.clients = clients  # their names, and the SHA-256 of their keys
         self.storage = MemoryStorage(256 << 20)
         self.policy = CachePolicy(stale_if_error=600)
@@ -65,7 +62,6 @@ class Gateway(FailoverPhases[Session, Ctx], ProxyHttp[Ctx]):
 
     async def cleanup(self) -> None:
         await self.storage.close()
-        self.log.close()  # after the last request
 
     async def request_cache_filter(self, session: Session, ctx: Ctx) -> None:
         if ctx.service == "catalog":
@@ -131,7 +127,7 @@ def main() -> None:
     # --8<-- [start:observers]
     metrics = WorkerMetrics()
     log = AccessLog(LogQueue(FileSink(args.access_log)))
-    gateway = Gateway(services, clients, log)
+    gateway = Gateway(services, clients)
     observers = [ProxyMetrics(metrics.registry), log]
     service = http_proxy_service(server.configuration, gateway, observers=observers)
     service.add_tcp(args.listen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ async def _chaos(origin: ScriptedOrigin, *options: str) -> AsyncIterator[str]:
     ) as server:
         host, port = await server.running()
         yield f"{host}:{port}"
+        server.send(signal.SIGTERM)
+        assert await server.wait() == 0
 
 
 async def test_a_request_names_its_faults() -> None:
@@ -55,6 +58,21 @@ async def test_a_request_names_its_faults() -> None:
         assert (await client.get("/")).text == "0123456789"
         assert {request.header.get("x-chaos") for request in origin.requests} == {None}
         assert len(origin.requests) == 6
+
+
+async def test_a_body_comes_slowly() -> None:
+    """Also one that the server sends in one piece; truncation counts as well."""
+    async with ScriptedOrigin() as origin, _chaos(origin) as address:
+        async with await RawClient.connect(address) as raw:
+            await raw.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Chaos: bandwidth=2\r\n\r\n")
+            assert (await raw.read_head()).get("content-length") == "10"
+            received = await raw.receive()
+            assert b"0123456789".startswith(received)
+            assert len(received) < 10
+        async with await RawClient.connect(address) as raw:
+            faults = b"X-Chaos: bandwidth=1000, truncate=7\r\n"
+            await raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % faults)
+            assert (await raw.receive_all()).endswith(b"\r\n\r\n0123456")
 
 
 async def test_a_seed_repeats_its_faults() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ async def _gateway(servers: Path) -> AsyncIterator[str]:
     async with ServerProcess(script, str(servers), *options, "--listen", "127.0.0.1:0") as server:
         host, port = await server.running()
         yield f"{host}:{port}"
+        server.send(signal.SIGTERM)
+        assert await server.wait() == 0
 
 
 async def _comes_to(address: str, session: str, *, status: int = 200, text: str = "") -> None:
@@ -133,6 +136,12 @@ async def test_streams_are_resumed_and_strangers_kept_out(tmp_path: Path) -> Non
                 while b"id: 9" not in received:
                     received += await client.receive()
             assert origin.requests[-1].header.get("last-event-id") == "7"
+
+            # Pages of a site that is let in may ask first; that says the server.
+            async with Client(address) as client:
+                for site, status in (("https://ours.test", 200), ("https://evil.test", 403)):
+                    fields = [("Origin", site), ("Access-Control-Request-Method", "POST")]
+                    assert (await client.request("OPTIONS", "/mcp", fields)).status == status
 
             unknown = await _ask(address, "", "c-key")
             assert (unknown.status, unknown.header.get("www-authenticate")) == (401, "Bearer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -38,8 +39,45 @@ def test_a_new_project_passes_its_own_tests_and_checks(tmp_path: Path) -> None:
     assert "2 passed" in _run(directory, "pytest", "-q", "-p", "no:cacheprovider")
     _run(directory, "mypy", "--cache-dir", str(ROOT / ".mypy_cache" / "scaffold"))
     assert "valid" in _run(directory, "edge_proxy", "-t", "-c", "edge-proxy.yaml")
+    told = _run(directory, "edge_proxy", "-t", "-c", "deploy/container.yaml")
+    assert "edge_proxy: configuration is valid: deploy/container.yaml" in told
     unit = (directory / "deploy/edge-proxy.service").read_text()
     assert "ExecReload=/bin/kill -HUP $MAINPID" in unit
+
+
+def test_the_files_of_a_project_name_each_other_rightly(tmp_path: Path) -> None:
+    """What the container file copies and what the page lists is there; no placeholder is left."""
+    directory = tmp_path / "edge"
+    texts = {path: path.read_text() for path in create_project(directory, "edge-proxy")}
+    assert [
+        str(path) for path, text in texts.items() if re.search(r"\$(name|module|class)", text)
+    ] == []
+    for path in re.findall(
+        r"^COPY (\S+) /etc", texts[directory / "deploy/Containerfile"], re.MULTILINE
+    ):
+        assert (directory / path).is_file()
+    for path in re.findall(r"^\| `([^`]+)`", texts[directory / "README.md"], re.MULTILINE):
+        assert (directory / path).exists()
+
+
+@pytest.mark.parametrize("key", ["api_key", "upstream"])
+def test_a_misspelt_key_is_refused(key: str, tmp_path: Path) -> None:
+    """Without its keys, the proxy would let everybody in."""
+    directory = tmp_path / "edge"
+    create_project(directory, "edge")
+    conf = directory / "edge.yaml"
+    conf.write_text(conf.read_text().replace(f"{key}s:", f"{key}:"))
+    done = subprocess.run(
+        [sys.executable, "-m", "edge", "-t", "-c", "edge.yaml"],
+        cwd=directory,
+        env={"PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"edge.yaml: proxy.{key}" in done.stderr or "is missing" in done.stderr
 
 
 def test_what_is_there_is_never_overwritten(

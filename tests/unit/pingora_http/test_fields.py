@@ -250,6 +250,15 @@ def test_equality() -> None:
         hash(_map())
 
 
+def test_a_value_that_is_no_text_is_refused_with_its_type() -> None:
+    """A number is the usual slip of who runs no type checker."""
+    number: object = 5
+    with pytest.raises(TypeError, match="field value: str or bytes is needed, not int"):
+        _map().insert_header("X-Count", number)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="field name: str or bytes is needed, not int"):
+        _map().append_header(number, "x")  # type: ignore[arg-type]
+
+
 def test_repr_shows_no_values() -> None:
     """Heads hold credentials, which must not get into logs."""
     assert "secret" not in repr(_map(("Authorization", "secret")))

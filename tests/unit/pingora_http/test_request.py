@@ -188,3 +188,27 @@ def test_repr_shows_neither_query_nor_values() -> None:
     request = RequestHeader("GET", "/a?secret", headers=[("Cookie", "secret")])
 
     assert repr(request) == "<RequestHeader GET /a with 1 fields>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        (["a=1"], "1"),
+        (["b=2; a=1"], "1"),
+        (["b=2", "x; a=1;c"], "1"),
+        (["a=1; a=2"], "1"),
+        (["a=b=c"], "b=c"),
+        (['a="1"'], '"1"'),
+        (["a="], ""),
+        (["a=\xe9"], "\xe9"),
+        (["a"], None),
+        (["A=1; aa=2"], None),
+        ([], None),
+    ],
+)
+def test_cookies(fields: list[str], value: str | None) -> None:
+    """Found in any of the fields, as HTTP/2 may send them; by the exact name."""
+    request = RequestHeader(
+        "GET", "/", headers=[("Cookie", field.encode("latin-1")) for field in fields]
+    )
+    assert request.cookie("a") == value

@@ -29,6 +29,9 @@ _BYTE_NAMES: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 _MAX_CACHED_NAMES: Final = 1024
 _MAX_CACHED_NAME_SIZE: Final = 64
 
+# Deleting what may be there builds such a table for each value: 0.4 instead of 0.1 us (2026-11).
+_BAD_CHANGED: Final = bytes(byte if byte in VALUE_BYTES else byte ^ 1 for byte in range(256))
+
 
 def explain(what: str, text: str | bytes) -> str:
     """Say what is wrong with a part of a head that cannot be sent.
@@ -55,6 +58,7 @@ def to_bytes(what: str, text: str | bytes) -> bytes:
 
     Raises:
         Error: ``INVALID_HTTP_HEADER`` if there is a character beyond latin-1.
+        TypeError: If it is neither text nor bytes.
     """
     if isinstance(text, bytes):
         return text
@@ -62,6 +66,8 @@ def to_bytes(what: str, text: str | bytes) -> bytes:
         return text.encode("latin-1")
     except UnicodeEncodeError:
         raise Error(ErrorType.INVALID_HTTP_HEADER, explain(what, text)) from None
+    except AttributeError:  # not seen by whoever runs no type checker
+        raise TypeError(f"{what}: str or bytes is needed, not {type(text).__name__}") from None
 
 
 def _name(name: str | bytes) -> tuple[bytes, bytes]:
@@ -88,7 +94,7 @@ def _check_name(name: str | bytes) -> tuple[bytes, bytes]:
 
 def _value(value: str | bytes) -> bytes:
     raw = value if isinstance(value, bytes) else to_bytes("field value", value)
-    if raw.translate(None, VALUE_BYTES):
+    if raw.translate(_BAD_CHANGED) != raw:
         raise Error(ErrorType.INVALID_HTTP_HEADER, explain("field value", value))
     return raw.strip(b" \t")
 
@@ -115,6 +121,9 @@ class HeaderMap:
         Error: ``INVALID_HTTP_HEADER`` if a name is not a token, or a value holds a control
             character or text beyond latin-1.
 
+    Attributes:
+        raw_items: Names as they were given, and values; the live list, which must not be changed.
+
     Examples:
         >>> fields = HeaderMap([("Accept", "text/html"), ("accept", "*/*")])
         >>> fields.get("ACCEPT"), fields.get_all("accept"), fields.get_raw(b"accept")
@@ -126,13 +135,13 @@ class HeaderMap:
     Source: pingora-http/src/lib.rs.
     """
 
-    __slots__ = ("_index", "_items")
+    __slots__ = ("_index", "raw_items")
 
-    _items: list[tuple[bytes, bytes]]
+    raw_items: list[tuple[bytes, bytes]]
     _index: dict[bytes, bytes] | None
 
     def __init__(self, items: Iterable[tuple[str | bytes, str | bytes]] = ()) -> None:
-        self._items = [(_name(name)[0], _value(value)) for name, value in items]
+        self.raw_items = [(_name(name)[0], _value(value)) for name, value in items]
         self._index = None
 
     @staticmethod
@@ -146,12 +155,12 @@ class HeaderMap:
             The map.
         """
         self = HeaderMap.__new__(HeaderMap)
-        self._items = items
+        self.raw_items = items
         self._index = None
         return self
 
     def _build(self) -> dict[bytes, bytes]:
-        items = self._items
+        items = self.raw_items
         # Forwards the last value wins, which is right unless a name repeats: enumerating
         # backwards at once costs 2.7 instead of 1.7 us for 12 fields (2026-11).
         index = {name.lower(): value for name, value in items}
@@ -161,8 +170,11 @@ class HeaderMap:
         return index
 
     def _position(self, key: bytes) -> int:
-        # Of a field that is known to be there.
-        items = self._items
+        items = self.raw_items  # the field is known to be among them
+        if self._index is not None and len(self._index) == len(items):
+            field = (key.title(), self._index[key])
+            if field in items:  # mostly; C looks in a third of the time (2026-11)
+                return items.index(field)
         at = 0
         while items[at][0].lower() != key:
             at += 1
@@ -199,9 +211,9 @@ class HeaderMap:
         first = index.get(key)
         if first is None:
             return []
-        if len(index) == len(self._items):
+        if len(index) == len(self.raw_items):
             return [first]
-        return [value for name, value in self._items if name.lower() == key]
+        return [value for name, value in self.raw_items if name.lower() == key]
 
     @overload
     def get(self, name: str | bytes) -> str | None: ...
@@ -250,38 +262,33 @@ class HeaderMap:
         return self._build() if index is None else index
 
     @property
-    def raw_items(self) -> list[tuple[bytes, bytes]]:
-        """Names as they were given, and values; the live list, which must not be changed."""
-        return self._items
-
-    @property
     def has_duplicates(self) -> bool:
         """Whether any name is there more than once."""
-        return len(self.keys_lower()) != len(self._items)
+        return len(self.first_values()) != len(self.raw_items)
 
     def __contains__(self, name: str | bytes) -> bool:
         return _key(name) in self.keys_lower()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.raw_items)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        for name, value in self._items:
+        for name, value in self.raw_items:
             yield name.decode("latin-1"), value.decode("latin-1")
 
     def __eq__(self, other: object) -> bool:
         # As HTTP compares: the same fields in the same order, names in any case.
         if type(other) is not type(self):
             return NotImplemented
-        theirs = other._items
-        return [(k.lower(), v) for k, v in self._items] == [(k.lower(), v) for k, v in theirs]
+        theirs = other.raw_items
+        return [(k.lower(), v) for k, v in self.raw_items] == [(k.lower(), v) for k, v in theirs]
 
     # object says int, mutable types say None
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         # No values: a head holds credentials, and a repr ends up in logs.
-        return f"<{type(self).__name__} with {len(self._items)} fields>"
+        return f"<{type(self).__name__} with {len(self.raw_items)} fields>"
 
     # --------------------------------------------------------------- changing
 
@@ -302,7 +309,7 @@ class HeaderMap:
         index = self._index
         if index is None:
             index = self._build()
-        items = self._items
+        items = self.raw_items
         if key not in index:
             items.append((raw_name, raw_value))
         else:
@@ -326,7 +333,7 @@ class HeaderMap:
         """
         raw_name, key = _name(name)
         raw_value = _value(value)
-        self._items.append((raw_name, raw_value))
+        self.raw_items.append((raw_name, raw_value))
         if self._index is not None:
             self._index.setdefault(key, raw_value)
 
@@ -358,9 +365,9 @@ class HeaderMap:
         found = index.keys() & keys
         if not found:
             return
-        items = self._items
+        items = self.raw_items
         if len(index) != len(items):
-            self._items = [field for field in items if field[0].lower() not in found]
+            self.raw_items = [field for field in items if field[0].lower() not in found]
         else:
             # Each is there once: looking for it costs half of filtering all fields (2026-11).
             for key in found:
@@ -375,7 +382,7 @@ class HeaderMap:
             The copy.
         """
         new = object.__new__(type(self))
-        new._items = self._items.copy()
+        new.raw_items = self.raw_items.copy()
         index = self._index
         new._index = None if index is None else index.copy()
         return new
@@ -389,5 +396,5 @@ class HeaderMap:
             One line per field, each ended by CRLF; without the empty line after the last.
         """
         # The quickest of seven ways: 0.8 us for 12 fields; formatting each costs 1.1 (2026-11).
-        wire = b"\r\n".join(map(b": ".join, self._items))
+        wire = b"\r\n".join(map(b": ".join, self.raw_items))
         return wire + b"\r\n" if wire else b""

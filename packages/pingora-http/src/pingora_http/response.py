@@ -64,12 +64,13 @@ class ResponseHeader(HeaderMap):
         self.version = version
 
     @classmethod
-    def from_wire(
+    def from_wire(  # noqa: PLR0917 - hot, and by keyword it costs more
         cls,
         status: int,
         raw_reason: bytes,
         version: Version,
         items: list[tuple[bytes, bytes]],
+        index: dict[bytes, bytes] | None = None,
     ) -> Self:
         """Wrap what a parser has checked.
 
@@ -78,13 +79,15 @@ class ResponseHeader(HeaderMap):
             raw_reason: The reason phrase, maybe empty.
             version: The version of HTTP.
             items: Names and values; the list is taken, not copied.
+            index: The first value of every field by its name in lower case, if the parser knows
+                it; taken as well.
 
         Returns:
             The head.
         """
         self = cls.__new__(cls)
-        self._items = items
-        self._index = None
+        self.raw_items = items
+        self._index = index
         self.status = status
         self._reason = None if raw_reason == REASON_PHRASES.get(status) else raw_reason
         self.version = version
@@ -166,7 +169,7 @@ class ResponseHeader(HeaderMap):
             The copy.
         """
         new = object.__new__(type(self))
-        new._items = self._items.copy()
+        new.raw_items = self.raw_items.copy()
         index = self._index
         new._index = None if index is None else index.copy()
         new.status = self.status
@@ -180,7 +183,7 @@ class ResponseHeader(HeaderMap):
         Returns:
             Status line, fields and the empty line. Any version above 1.0 is written as 1.1.
         """
-        reason, items = self._reason, self._items
+        reason, items = self._reason, self.raw_items
         if reason is None:
             reason = REASON_PHRASES.get(self.status, b"")
         if items and self.version > 10:
@@ -203,4 +206,4 @@ class ResponseHeader(HeaderMap):
     __hash__: ClassVar[None] = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.status} with {len(self._items)} fields>"
+        return f"<{type(self).__name__} {self.status} with {len(self.raw_items)} fields>"

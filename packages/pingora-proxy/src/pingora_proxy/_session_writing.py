@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.json import encode
+
+from pingora_core.apps.serve_http import Response
+from pingora_core.modules.module import Answer
 from pingora_core.protocols.http.error_page import generate_error
+from pingora_http.status import reason_phrase
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from pingora_core.modules.chain import HttpModuleCtx
-    from pingora_core.modules.module import Answer
     from pingora_core.protocols.http.server import ServerSession
     from pingora_http import HeaderMap, ResponseHeader
 
@@ -23,7 +27,7 @@ class SessionWriting:
     __slots__ = ()
 
     downstream_session: ServerSession
-    _modules_ctx: HttpModuleCtx | None
+    active_modules: HttpModuleCtx | None
     _page_filter: Callable[[ResponseHeader], Awaitable[None]] | None
 
     async def write_response_header(self, header: ResponseHeader, *, end: bool = False) -> None:
@@ -33,7 +37,7 @@ class SessionWriting:
             header: Informational or final.
             end: Whether the message ends here.
         """
-        modules = self._modules_ctx
+        modules = self.active_modules
         if modules is not None:
             await modules.response_header_filter(header, end)
         await self.downstream_session.write_response_header(header, end=end)
@@ -45,7 +49,7 @@ class SessionWriting:
             data: Payload bytes.
             end: Whether the message ends here.
         """
-        modules = self._modules_ctx
+        modules = self.active_modules
         if modules is not None:
             data = modules.response_body_filter(data, end)
             if end and (done := modules.response_done_filter()):
@@ -58,13 +62,47 @@ class SessionWriting:
         Args:
             trailers: The fields.
         """
-        modules = self._modules_ctx
+        modules = self.active_modules
         if modules is not None:
             data = modules.response_trailer_filter(trailers)
             if data:
                 await self.downstream_session.write_response_body(data)
         # Without fields if a module has put them elsewhere.
         await self.downstream_session.write_response_trailers(trailers or None)
+
+    async def respond(self, response: Response) -> bool:
+        """Answer with a whole response.
+
+        It passes ``response_filter`` and the modules, as one of an upstream does. Nothing is sent
+        when a final head was sent already.
+
+        Args:
+            response: What to answer; ``Response.json`` makes one of a value.
+
+        Returns:
+            True, which is what ``request_filter`` returns when it has answered.
+        """
+        if self.downstream_session.response_written is None:
+            await self.write_answer(Answer(response.header, response.body))
+        return True
+
+    async def respond_problem(
+        self, code: int, detail: str, headers: Iterable[tuple[str, str]] = ()
+    ) -> bool:
+        """Answer with a problem that programs and people can read (RFC 9457).
+
+        Args:
+            code: The status.
+            detail: What is wrong with this request, for the client to read.
+            headers: Further fields, such as ``Retry-After``.
+
+        Returns:
+            True, which is what ``request_filter`` returns when it has answered.
+        """
+        title = reason_phrase(code).decode()
+        body = encode({"title": title, "status": code, "detail": detail})
+        fields = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
+        return await self.respond(Response(code, body, (*fields, *headers)))
 
     async def respond_error(self, code: int, body: bytes = b"") -> None:
         """Answer with an error page; the connection is closed afterwards.
@@ -84,8 +122,8 @@ class SessionWriting:
         if downstream.response_written is None:
             if self._page_filter is not None:
                 await self._page_filter(header)
-            if self._modules_ctx is not None:
-                self._modules_ctx.error_page_filter(header)
+            if self.active_modules is not None:
+                self.active_modules.error_page_filter(header)
         await downstream.write_error_response(header, body)
 
     # -------------------------------------------------- for the proxy, not for callbacks

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pingora_cache.cache import HttpCache
-    from pingora_cache.storage import Storage
+    from pingora_cache.purger import CachePurger
     from pingora_core.apps.load_shedding import RequestPermit
     from pingora_core.modules.chain import HttpModuleCtx, HttpModules
     from pingora_core.protocols.address import SocketAddress
@@ -57,9 +57,14 @@ class Session(SessionWriting):
         subrequest_ctx: What a subrequest was given; None for requests of clients.
 
     Attributes:
+        active_cache: The cache of this request if somebody has asked for it; see `cache`.
+        active_modules: The module instances if there are any, so that nobody walks an empty list;
+            see `downstream_modules_ctx`.
+        active_upstream_compression: The upstream (de)compression if somebody has asked for it.
+        active_upstream_modules: The module instances on the upstream's side, if there are any.
         downstream_session: The client's side, whatever its HTTP version.
-        invalidates: The store in which the request may have changed something: where the cache was
-            on, and the method is not safe.
+        invalidates: Purges what the request may have changed: where the cache was on, and the
+            method is not safe.
         ignore_downstream_range: Whether a response that passed through the cache is sent whole
             even if the client has asked for a range of it.
         load_permit: As given.
@@ -75,18 +80,19 @@ class Session(SessionWriting):
             it; else None.
         upstream_headers_mutated_for_cache: Whether the upstream was asked for a whole response
             because of the cache, so that the client's conditions and ranges are answered here.
+        upstream_session: The upstream exchange that is the current or last one, set by the proxy;
+            None before there was one.
         upstream_request_time: When the last request was sent for the cache, by its clock.
     """
 
     __slots__ = (
-        "_cache",
         "_interrupter",
-        "_modules_ctx",
         "_page_filter",
         "_parts",
-        "_upstream_compression",
-        "_upstream_modules_ctx",
-        "_upstream_session",
+        "active_cache",
+        "active_modules",
+        "active_upstream_compression",
+        "active_upstream_modules",
         "downstream_session",
         "ignore_downstream_range",
         "invalidates",
@@ -100,10 +106,11 @@ class Session(SessionWriting):
         "subrequest_spawner",
         "upstream_headers_mutated_for_cache",
         "upstream_request_time",
+        "upstream_session",
     )
 
     # Only those who cache have these.
-    invalidates: Storage | None
+    invalidates: CachePurger | None
     upstream_request_time: float
 
     def __init__(
@@ -120,23 +127,23 @@ class Session(SessionWriting):
         self.phase: str = "new_ctx"
         self._parts = parts
         downstream, upstream, _ = parts
-        self._modules_ctx: HttpModuleCtx | None = (
+        self.active_modules: HttpModuleCtx | None = (
             downstream.build_ctx(downstream_session) if downstream.has_eager else None
         )
-        self._upstream_modules_ctx: HttpModuleCtx | None = (
+        self.active_upstream_modules: HttpModuleCtx | None = (
             upstream.build_ctx(downstream_session) if upstream.has_eager else None
         )
         self.shutdown_watch: ShutdownWatch = shutdown
         self.shutdown_note: str | None = None
         self.subrequest_spawner: SubrequestSpawner | None = None
         self._page_filter: Callable[[ResponseHeader], Awaitable[None]] | None = None
-        self._upstream_compression: ResponseCompressionCtx | None = None
-        self._upstream_session: ClientSession | None = None
+        self.active_upstream_compression: ResponseCompressionCtx | None = None
+        self.upstream_session: ClientSession | None = None
         self._interrupter: Callable[[Error, HttpPeer | None], None] | None = None
         self.subrequest_ctx: SubrequestCtx | None = subrequest_ctx
         self.record: RequestRecord | None = None
         self.route: str | None = None
-        self._cache: HttpCache | None = None
+        self.active_cache: HttpCache | None = None
         self.ignore_downstream_range: bool = False
         self.upstream_headers_mutated_for_cache: bool = False
 
@@ -170,18 +177,18 @@ class Session(SessionWriting):
     @property
     def upstream_digest(self) -> Digest | None:
         """What is known of the last upstream connection, None before there was one."""
-        upstream = self._upstream_session
+        upstream = self.upstream_session
         return None if upstream is None else upstream.digest
 
     @property
     def has_upstream(self) -> bool:
         """Whether an upstream connection was made for this request."""
-        return self._upstream_session is not None
+        return self.upstream_session is not None
 
     @property
     def upstream_body_bytes_received(self) -> int:
         """Payload bytes of the response that the last upstream sent so far."""
-        upstream = self._upstream_session
+        upstream = self.upstream_session
         return 0 if upstream is None else upstream.body_bytes_received
 
     @property
@@ -197,47 +204,32 @@ class Session(SessionWriting):
     @property
     def downstream_modules_ctx(self) -> HttpModuleCtx:
         """The module instances of this request."""
-        ctx = self._modules_ctx
+        ctx = self.active_modules
         if ctx is None:
-            ctx = self._modules_ctx = self._parts.downstream.build_ctx(self.downstream_session)
+            ctx = self.active_modules = self._parts.downstream.build_ctx(self.downstream_session)
         return ctx
 
     @property
     def upstream_modules_ctx(self) -> HttpModuleCtx:
         """The instances of this request of the modules on the upstream's side."""
-        ctx = self._upstream_modules_ctx
+        ctx = self.active_upstream_modules
         if ctx is None:
             ctx = self._parts.upstream.build_ctx(self.downstream_session)
-            self._upstream_modules_ctx = ctx
+            self.active_upstream_modules = ctx
         return ctx
-
-    @property
-    def active_upstream_modules(self) -> HttpModuleCtx | None:
-        """The module instances on the upstream's side, if there are any."""
-        return self._upstream_modules_ctx
-
-    @property
-    def active_modules(self) -> HttpModuleCtx | None:
-        """The module instances if there are any, so that nobody walks an empty list."""
-        return self._modules_ctx
 
     @property
     def upstream_compression(self) -> ResponseCompressionCtx:
         """(De)compression of the upstream's response, before the cache; off by default."""
-        ctx = self._upstream_compression
+        ctx = self.active_upstream_compression
         if ctx is None:
             # Imported when used: most proxies never load the codecs.
             from pingora_core.protocols.http.compression import (  # noqa: PLC0415
                 ResponseCompressionCtx,
             )
 
-            ctx = self._upstream_compression = ResponseCompressionCtx(0)
+            ctx = self.active_upstream_compression = ResponseCompressionCtx(0)
         return ctx
-
-    @property
-    def active_upstream_compression(self) -> ResponseCompressionCtx | None:
-        """The upstream (de)compression if somebody asked for it."""
-        return self._upstream_compression
 
     @property
     def scheme(self) -> str:
@@ -246,27 +238,22 @@ class Session(SessionWriting):
         What a balancer in front says of it is not looked at: whoever trusts one overrides the
         callbacks that ask.
         """
-        return "http" if self.digest.ssl_digest is None else "https"
+        return "http" if self.downstream_session.digest.ssl_digest is None else "https"
 
     # ---------------------------------------------------------------- caching
 
     @property
     def cache(self) -> HttpCache:
         """The cache of this request; off until ``request_cache_filter`` enables it."""
-        cache = self._cache
+        cache = self.active_cache
         if cache is None:
             # Imported when used: most proxies do not cache.
             from pingora_cache.cache import HttpCache  # noqa: PLC0415
 
-            cache = self._cache = (self._parts.new_cache or HttpCache)()
+            cache = self.active_cache = (self._parts.new_cache or HttpCache)()
             self.invalidates = None
             self.upstream_request_time = 0.0
         return cache
-
-    @property
-    def active_cache(self) -> HttpCache | None:
-        """The cache of this request if somebody has asked for it."""
-        return self._cache
 
     # ---------------------------------------------------------------- reading
 
@@ -282,6 +269,23 @@ class Session(SessionWriting):
         """
         return await self.downstream_session.read_request_body()
 
+    async def buffer_request_body(self, limit: int) -> bytes:
+        """Read the whole request body and keep it: each upstream that is tried gets it from there.
+
+        Call it before anything else has read of the body, in ``request_filter`` for example.
+
+        Args:
+            limit: Bytes that it may have.
+
+        Returns:
+            The body, empty if there is none.
+
+        Raises:
+            Error: ``HTTPStatus(413)`` if it is longer, and as ``read_request_body`` does.
+        """
+        self.downstream_session.enable_retry_buffering(limit)
+        return await self.downstream_session.read_whole_body(limit)
+
     def interrupt(self, error: Error, *, peer: HttpPeer | None = None) -> None:
         """End the exchange with the upstream now, wherever it waits: for timers and the like.
 
@@ -294,8 +298,8 @@ class Session(SessionWriting):
         """
         if self._interrupter is not None:
             self._interrupter(error, peer)
-        elif self._upstream_session is not None:
-            self._upstream_session.fail(error)
+        elif self.upstream_session is not None:
+            self.upstream_session.fail(error)
 
     # -------------------------------------------------- for the proxy, not for callbacks
 
@@ -308,14 +312,6 @@ class Session(SessionWriting):
             page_filter: Called with the head; None to send pages as they are.
         """
         self._page_filter = page_filter
-
-    def set_upstream_session(self, upstream: ClientSession) -> None:
-        """Say which upstream exchange is the current one.
-
-        Args:
-            upstream: The exchange.
-        """
-        self._upstream_session = upstream
 
     def set_interrupter(self, interrupter: Callable[[Error, HttpPeer | None], None] | None) -> None:
         """Say what ends the exchange while there may be two.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from msgspec.json import encode
 
 from pingora_core.apps.http_app import HttpServerApp
 from pingora_core.modules.chain import HttpModules
@@ -52,6 +54,27 @@ class Response:
         self.body: bytes = body
         if status >= 200 and status not in {204, 304}:
             self.header.set_content_length(len(body))
+
+    @classmethod
+    def json(
+        cls, status: int, value: object, headers: Iterable[tuple[str | bytes, str | bytes]] = ()
+    ) -> Self:
+        """Make a response whose body is JSON.
+
+        Args:
+            status: The status.
+            value: What msgspec encodes: dicts, lists, texts and numbers, structures, dataclasses,
+                times.
+            headers: Fields beside ``Content-Type: application/json`` and Content-Length.
+
+        Returns:
+            The response.
+
+        Raises:
+            TypeError: If the value cannot be encoded.
+        """
+        fields = [("Content-Type", "application/json"), *headers]
+        return cls(status, encode(value), fields)
 
 
 class ServeHttp(ABC):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, final
 
 from pingora_core.conf._environment import CONF_VARIABLE
@@ -12,7 +14,17 @@ from pingora_core.conf._environment import CONF_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Opt"]
+__all__ = ["Opt", "program_name"]
+
+
+def program_name() -> str:
+    """Say what the program of this process is called, for messages.
+
+    Returns:
+        The name of its file, or of the package that was run with ``python -m``.
+    """
+    path = Path(sys.argv[0] or "pingora")
+    return path.parent.name if path.name == "__main__.py" and path.parent.name else path.name
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -47,11 +59,14 @@ class Opt:
     nocapture: bool = False
 
     @classmethod
-    def parse_args(cls, args: Sequence[str] | None = None) -> Opt:
+    def parse_args(
+        cls, args: Sequence[str] | None = None, *, conf: str | os.PathLike[str] | None = None
+    ) -> Opt:
         """Read the options from a command line.
 
         Args:
             args: The arguments without the program's name; None for those of this process.
+            conf: The configuration file to use if nobody names another one; None for none.
 
         Returns:
             The options.
@@ -60,7 +75,10 @@ class Opt:
             SystemExit: 2 after one line on standard error if an argument is wrong; 0 for
                 ``--help``.
         """
-        return cls.from_namespace(cls.parser().parse_args(args))
+        namespace = cls.parser().parse_args(args)
+        if conf is not None and namespace.conf is None:
+            namespace.conf = os.fspath(conf)
+        return cls.from_namespace(namespace)
 
     @classmethod
     def parser(cls, description: str | None = None) -> argparse.ArgumentParser:
@@ -72,7 +90,7 @@ class Opt:
         Returns:
             A parser whose errors are one line and exit code 2.
         """
-        parser = _OneLineParser(description=description, allow_abbrev=False)
+        parser = _OneLineParser(prog=program_name(), description=description, allow_abbrev=False)
         add = parser.add_argument
         add("-u", "--upgrade", action="store_true", help="take over from the running server")
         add("-d", "--daemon", action="store_true", help="run in the background")

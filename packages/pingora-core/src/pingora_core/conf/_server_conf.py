@@ -22,6 +22,7 @@ from pingora_core.conf._load import (
     refuse,
     refuse_value,
 )
+from pingora_core.conf._strangers import refuse_strangers
 from pingora_core.conf._types import UMASK_ALLOWED, Workers, parse_umask, show_umask
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class ServerConf(ServerKeys):
             The value.
 
         Raises:
-            Error: As `load_from_yaml` does.
+            Error: As `load_from_yaml` does; also if a key in it is none of the type's.
             ValueError: If the key is the server's own.
 
         Examples:
@@ -255,7 +256,10 @@ class ServerConf(ServerKeys):
         if key in _KEYS or key == "threads":
             msg = f"{key!r} is a key of the server itself, read it as an attribute"
             raise ValueError(msg)
-        return convert(self.extra.get(key, {}), wanted, self.source, key)
+        data = self.extra.get(key, {})
+        value = convert(data, wanted, self.source, key)
+        refuse_strangers(data, wanted, self.source, key)
+        return value
 
     def to_yaml(self) -> str:
         """Write the configuration out, with every key; `from_yaml` reads it back.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from pingora_core.protocols.address import (
     HostAddress,
@@ -248,6 +249,31 @@ class HttpPeer(_AddressedPeer):
         self._group_key = group_key
         self._options = PeerOptions.__new__(PeerOptions) if options is None else options
         self._reuse_key = None
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Make a peer of where a URL leads.
+
+        Args:
+            url: ``http://name:port`` or ``https://[::1]``, with the usual ports by default. A path,
+                a query or a user is refused, for a peer has none.
+
+        Returns:
+            The peer.
+
+        Raises:
+            ValueError: If it is no such URL.
+        """
+        parts = urlsplit(url)
+        port = {"http": 80, "https": 443}.get(parts.scheme)
+        rest = (parts.path.strip("/"), parts.query, parts.fragment, parts.username)
+        if port is None or not parts.hostname or any(rest) or not url.isascii():
+            msg = f"{url!r} is no URL such as http://127.0.0.1:8000"
+            raise ValueError(msg)
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        if parts.port is not None:
+            port = parts.port
+        return cls(f"{host}:{port}", tls=parts.scheme == "https")
 
     @property
     def is_tls(self) -> bool:

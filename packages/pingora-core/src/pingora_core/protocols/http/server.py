@@ -7,10 +7,12 @@ with Pingora's names do both.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from pingora_core.protocols.http.error_page import generate_error
+from pingora_core.protocols.http._error_answering import ErrorAnswering
+from pingora_core.protocols.http._summary import summary_of
+from pingora_error import Error, ErrorSource, HTTPStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ServerSession"]
 
 
-class ServerSession(ABC):
+class ServerSession(ErrorAnswering):
     """One request of a client and the response to it.
 
     The settings are attributes with class-level defaults, so that a request that changes none
@@ -34,10 +36,9 @@ class ServerSession(ABC):
         request: The request head. Before it was read, and for heads that could not be parsed,
             a placeholder with method and target ``-``.
         read_timeout: Seconds that one wait for request-body bytes may take; None for no limit.
-        write_timeout: Seconds that one wait for room in the send buffer may take; None for no
-            limit.
-        min_send_rate: Bytes per second a client must take; when set it overrides
-            ``write_timeout`` with ``max(1, waiting / rate)`` seconds. None to switch off.
+        write_timeout: Seconds that one wait for room in the send buffer may take, or None.
+        min_send_rate: Bytes per second a client must take; overrides ``write_timeout`` with
+            ``max(1, waiting / rate)`` seconds. None to switch off.
         total_drain_timeout: Seconds spent on reading the rest of a request body that nobody
             wanted, before the connection is given up.
         abort_on_close: Whether a client that closes (even only its sending direction) after its
@@ -45,12 +46,9 @@ class ServerSession(ABC):
         close_on_response_before_downstream_finish: Whether a response that starts before the
             request body was read announces ``Connection: close``; otherwise the body is drained
             so that the connection can be reused.
-        auto_continue: Whether reading the body answers ``Expect: 100-continue``. A proxy turns
-            it off, because then the upstream decides.
-        ignore_info_resp: Whether 1xx heads are dropped, save 101, and save 100 for a client
-            that sent ``Expect``.
-        connection_context: What the application left for the next request on the connection;
-            on a first request None.
+        auto_continue: Whether reading the body answers ``Expect: 100-continue``; off in proxies.
+        ignore_info_resp: Whether 1xx heads are dropped, save 101, and 100 that was asked for.
+        connection_context: What the application left on the connection; None at first.
         shutdown_watch: Tells when the server stops, and when exchanges without an end of their
             own should end; None where no server is behind the session.
     """
@@ -114,10 +112,10 @@ class ServerSession(ABC):
         """Say in one line which request this is, for logs.
 
         Returns:
-            ``METHOD path, Host: host``. The query is left out: it may hold secrets.
+            ``METHOD path, Host: host``. The query is left out: it may hold secrets. What is longer
+            than 256 characters is cut, and what cannot be printed is escaped.
         """
-        request = self.request
-        return f"{request.method} {request.path}, Host: {request.get('host', '')}"
+        return summary_of(self.request)
 
     # ---------------------------------------------------------------- reading
 
@@ -170,6 +168,26 @@ class ServerSession(ABC):
             Error: From downstream: ``READ_TIMEDOUT``, ``CONNECTION_CLOSED``, or what makes the
                 body malformed.
         """
+
+    async def read_whole_body(self, limit: int) -> bytes:
+        """Wait for all that is left of the request body.
+
+        Args:
+            limit: Bytes that it may have.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            Error: As ``read_request_body`` does; ``HTTPStatus(413)`` if it is longer.
+        """
+        body = bytearray()
+        while (piece := await self.read_request_body()) is not None:
+            body += piece
+            if len(body) > limit:
+                msg = f"the body has more than {limit} bytes"
+                raise Error(HTTPStatus(413), msg, source=ErrorSource.DOWNSTREAM)
+        return bytes(body)
 
     @property
     @abstractmethod
@@ -312,36 +330,6 @@ class ServerSession(ABC):
         if self.needs_drain:
             await self.drain()
 
-    async def respond_error(self, code: int, body: bytes = b"") -> None:
-        """Answer with an error page and give the connection up afterwards.
-
-        Nothing is sent when a final head was sent already.
-
-        Args:
-            code: The status.
-            body: The page; empty as in Pingora.
-        """
-        header = generate_error(code)
-        if body:
-            header.set_content_length(len(body))
-        await self.write_error_response(header, body)
-
-    async def write_error_response(self, header: ResponseHeader, body: bytes = b"") -> None:
-        """Answer with an error page of the caller's and give the connection up afterwards.
-
-        Nothing is sent when a final head was sent already.
-
-        Args:
-            header: The head, with the right Content-Length.
-            body: The page.
-        """
-        self.set_keepalive(None)
-        if self.response_written is not None:
-            return
-        await self.write_response_header(header, end=not body)
-        if body:
-            await self.write_response_body(body, end=True)
-
     # ----------------------------------------------------------------- ending
 
     @abstractmethod
@@ -352,6 +340,17 @@ class ServerSession(ABC):
             timeout: None closes it; 0 keeps it without an idle limit; otherwise seconds it may
                 stay idle. A client that asked to close is never overruled.
         """
+
+    def finish_now(self) -> bool | None:
+        """End the exchange, if that can be done without waiting: HOT.
+
+        Returns:
+            What :meth:`finish` would return; None if that must be awaited instead.
+
+        Raises:
+            Error: When the response cannot be completed.
+        """
+        return None
 
     @abstractmethod
     async def finish(self) -> bool:
