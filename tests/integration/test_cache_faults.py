@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pingora_cache.disk import DiskStorage
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.reason import NoCacheReason
 from pingora_cache.storage import STORAGE_FULL
@@ -20,6 +21,7 @@ from tests.support.wire import Truncated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from pingora_http import ResponseHeader
     from pingora_proxy import Session
@@ -198,6 +200,34 @@ async def test_too_large_for_the_store_with_a_slow_client(field: tuple[str, str]
         await rig.app.ended(1)
 
         assert (rig.app.stats.fills, rig.app.stats.fill_errors) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+async def test_a_store_that_fails_when_a_client_depends_on_it(kind: str, tmp_path: Path) -> None:
+    """A client that lags behind and reads in the store gets the rest as the upstream sends it."""
+    store: MemoryStorage | DiskStorage = MemoryStorage(8 << 20)
+    if kind == "disk":
+        store = DiskStorage(tmp_path / "store", max_bytes=1 << 26)
+    async with CacheRig(storage=store) as rig, await rig.client(receive_buffer=4096) as client:
+        await client.send_request(
+            "GET", "/unique/depends/download", [_MINUTE, _BODY_GATE, ("x-sized", "1")]
+        )
+        head, _ = await client.read_final_head()
+        body = client.body_of(head)
+        rig.origin.open("body", 40)
+        await eventually(lambda: rig.app.stats.bytes_filled > (2 << 20), "the client to lag")
+        if isinstance(store, DiskStorage):
+            (fill,) = store._fills._by_tag.values()
+            fill.fail(STORAGE_FULL, "no room")
+        else:
+            (write,) = store._filling._by_tag.values()
+            store._filling._fail(write, STORAGE_FULL, "no room")
+        rig.origin.open("body", 40)
+
+        assert await body.read_all() == DOWNLOAD
+        await rig.app.ended(1)
+        assert (rig.app.stats.fills, rig.app.stats.fill_errors) == (0, 1)
+        assert rig.app.endings[0].error is None
 
 
 async def test_a_full_store() -> None:

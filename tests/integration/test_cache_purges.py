@@ -51,3 +51,24 @@ async def test_a_soft_purge_makes_expire() -> None:
 
     assert purged.status == 200
     assert after.get("x-cache-status") == "revalidated"
+
+
+async def test_a_soft_purge_makes_all_variants_expire() -> None:
+    """One purge of the URL, and each variant is asked for once more; none is fetched anew."""
+    host, vary = ("Host", "shop.test"), ("set-vary", "Accept")
+    url = "/unique/soft-variants/revalidate_now"
+    kinds = [("Accept", name) for name in ("image/png", "image/webp", "text/html")]
+    async with CacheRig(PurgingProxy) as rig:
+        for kind in kinds:
+            await rig.send(url, host, vary, kind)
+        hits = [await rig.send(url, host, vary, kind) for kind in kinds]
+        rig.clock.advance(1)
+        purged = await rig.send(url, host, method="EXPIRE")
+        rig.clock.advance(1)
+        after = [await rig.send(url, host, vary, kind) for kind in kinds]
+        again = [await rig.send(url, host, vary, kind) for kind in kinds]
+
+    assert [hit.get("x-cache-status") for hit in hits] == ["hit"] * 3
+    assert purged.status == 200
+    assert [response.get("x-cache-status") for response in after] == ["revalidated"] * 3
+    assert [response.get("x-cache-status") for response in again] == ["hit"] * 3

@@ -114,7 +114,7 @@ class HAProxy:
         if process.returncode is None:
             process.terminate()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await process.wait()
         except TimeoutError:
             process.kill()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_cache._background import drain_background
+from pingora_cache.cache import HttpCache
+from pingora_cache.eviction import SimpleLru
 from pingora_cache.key import CacheKey
 from pingora_cache.lock import CacheLock, LockStatus
 from pingora_cache.phase import CachePhase, HitStatus
@@ -23,7 +25,6 @@ from tests.support.cache_machine import BODY, VARIANCE, CacheRig
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pingora_cache.cache import HttpCache
 
 OTHER = bytes(16)
 
@@ -272,17 +273,82 @@ async def test_purge(rig: CacheRig, action: PurgeAction, result: PurgeResult) ->
     assert bool(again) is (action is PurgeAction.EXPIRE)
 
 
-@pytest.mark.parametrize(
-    ("variance", "result"), [(None, PurgeResult.EXPIRED), (VARIANCE, PurgeResult.PURGED)]
-)
-async def test_what_has_variants_does_not_only_expire(
-    rig: CacheRig, variance: bytes | None, result: PurgeResult
-) -> None:
-    """Only as long as there is nothing in the primary slot, or something new, are they outdated."""
-    rig.store.put(rig.key(), rig.meta(variance=variance), BODY)
-    assert await rig.request().purge(action=PurgeAction.EXPIRE) is result
-    assert (rig.key().combined_hash in rig.store.objects) is (variance is None)
+async def test_all_variants_expire_with_the_primary_object(rig: CacheRig) -> None:
+    """It tells them that they have; one that was confirmed since, or comes later, is fresh."""
+    await _variant(rig)
+    assert await rig.request().purge(action=PurgeAction.EXPIRE) is PurgeResult.EXPIRED
+    assert len(rig.store.objects) == 2
     assert rig.stats.purges == 1
+
+    async def is_fresh() -> bool:
+        cache = rig.request()
+        primary = await cache.cache_lookup()
+        assert primary is not None
+        assert not primary[0].is_fresh(rig.clock())
+        cache.cache_vary_lookup(VARIANCE, primary[0])
+        found = await cache.cache_lookup()
+        assert found is not None
+        fresh = found[0].is_fresh(rig.clock())
+        cache.close()
+        return fresh
+
+    assert not await is_fresh()
+    key = CacheKey("a")
+    key.variance = VARIANCE
+    rig.clock.advance(1)
+    now = rig.clock()
+    old = rig.store.objects[key.combined_hash].meta
+    assert await rig.store.update_meta(key, old.replace(updated=now, fresh_until=now + 60))
+    assert await is_fresh()
+
+
+async def test_a_confirmed_primary_object_still_tells_its_variants(rig: CacheRig) -> None:
+    """Its own 304 says nothing about the others."""
+    rig.store.put(rig.key(), rig.meta(variance=VARIANCE), BODY)
+    await rig.request().purge(action=PurgeAction.EXPIRE)
+    purged = rig.clock()
+    rig.clock.advance(1)
+    cache = rig.request()
+    found = await cache.cache_lookup()
+    assert found is not None
+    cache.cache_found(*found, HitStatus.EXPIRED)
+    assert await cache.revalidate_cache_meta(rig.meta(variance=VARIANCE))
+
+    stored = rig.store.objects[rig.key().combined_hash].meta
+    assert stored.is_fresh(rig.clock())
+    assert stored.variants_expired == purged
+
+
+async def test_a_primary_object_that_cannot_be_told_is_removed(rig: CacheRig) -> None:
+    """It is just being replaced: then its variants go with it."""
+    rig.store.put(rig.key(), rig.meta(variance=VARIANCE), BODY)
+    gate = rig.store.gate("update_meta")
+    purging = asyncio.create_task(rig.request().purge(action=PurgeAction.EXPIRE))
+    await asyncio.sleep(0)
+    rig.store.put(rig.key(), rig.meta(variance=VARIANCE).replace(created=rig.clock() + 5), BODY)
+    gate.set()
+
+    assert await purging is PurgeResult.PURGED
+    assert rig.store.objects == {}
+
+
+async def test_what_is_invalidated_is_forgotten_by_the_eviction_manager(rig: CacheRig) -> None:
+    """Also where it stands beside the store: nothing is counted that is not there."""
+    manager = SimpleLru(1000)
+    rig.store.put(rig.key(), rig.meta(), BODY)
+    manager.admit(rig.key().to_compact(), 10, 0.0)
+    cache = HttpCache()
+    cache.enable(rig.store, eviction=manager, stats=rig.stats)
+    purger = cache.purger()
+    cache.disable(NoCacheReason.custom("method"))
+
+    assert await purger.invalidate(rig.key()) is PurgeResult.PURGED
+    assert await purger.invalidate(rig.key()) is PurgeResult.NOT_FOUND
+    assert (manager.total_items, rig.stats.invalidations) == (0, 1)
+    rig.store.faults["purge"] = OSError(5, "broken")
+    with pytest.raises(Error):
+        await purger.invalidate(rig.key())
+    assert rig.stats.purge_errors == 1
 
 
 async def test_a_variant_expires_alone(rig: CacheRig) -> None:

@@ -83,13 +83,13 @@ def test_much_is_evicted_in_several_calls(manager: EvictionManager) -> None:
 
     gone = manager.admit(A, 9_000, FRESH)
 
-    assert len(gone) == 1024
+    assert len(gone) == 256
     assert manager.total_size > manager.limit
     calls = 0
     while more := manager.evict_to(manager.limit):
         gone += more
         calls += 1
-    assert calls == 8
+    assert calls == 35
     assert len(gone) == 9_000
     assert manager.total_size == manager.limit
 
@@ -203,6 +203,30 @@ def test_tinyufo_refuses_what_is_asked_for_less() -> None:
         manager.admit(B, 100, FRESH)
     assert manager.peek(B)
     assert manager.evicted_items == 1
+
+
+def test_what_is_refused_leaves_the_limit_kept(manager: EvictionManager) -> None:
+    """What was found in the store may pass the limit: one that is too large makes room all the same."""
+    limit = manager.limit
+    manager.admit(A, limit, FRESH)
+    manager.access(key_for(7), 1, FRESH)
+    assert manager.total_size > limit
+
+    assert B in manager.admit(B, limit + 1, FRESH)
+    assert manager.total_size <= limit
+
+
+def test_tinyufo_keeps_its_limit_when_it_could_refuse() -> None:
+    """What was found in the store may pass the limit: the next admission makes room all the same."""
+    manager = TinyUfoEviction(100)
+    for _ in range(2):
+        manager.admit(A, 61, FRESH)
+    manager.admit(B, 39, FRESH)
+    manager.access(key_for(7), 1, FRESH)
+    assert manager.total_size == 101
+
+    assert manager.admit(key_for(8), 1, FRESH) == [A]
+    assert manager.total_size == 41
 
 
 def test_tinyufo_remove_and_admit_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import logging
 import os
 import random
@@ -98,10 +99,30 @@ async def test_the_order_across_shards_is_kept_roughly(tmp_path: Path) -> None:
     await loaded.load(tmp_path)
 
     gone = loaded.evict_to(1000)
+    while more := loaded.evict_to(1000):
+        gone += more
 
     old = {key_for(number) for number in range(1000)}
     assert len(gone) == 1000
     assert len(old.intersection(gone)) > 850
+
+
+async def test_loading_goes_by_and_by(kind: str, tmp_path: Path) -> None:
+    """Of many entries that are loaded a hundred or so are added in each turn of the loop."""
+    manager = MANAGERS[kind](10_000)
+    for number in range(5000):
+        manager.admit(key_for(number), 1, FRESH)
+    await manager.save(tmp_path)
+    loaded = MANAGERS[kind](10_000)
+    seen = [0]
+
+    loading = asyncio.create_task(loaded.load(tmp_path))
+    while not loading.done():
+        await asyncio.sleep(0)
+        seen.append(loaded.total_items)
+
+    assert await loading == 5000
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 128
 
 
 async def test_loading_adds_behind(kind: str, tmp_path: Path) -> None:

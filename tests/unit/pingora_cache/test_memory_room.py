@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from pingora_cache.key import CacheKey
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.meta import CACHE_META_ERROR
-from pingora_cache.storage import RESPONSE_TOO_LARGE, STORAGE_FULL
+from pingora_cache.storage import RESPONSE_TOO_LARGE, STORAGE_CLOSED, STORAGE_FULL
 from pingora_cache.testing.harness import make_key, make_meta
 from pingora_error import Error
 from pingora_http import ResponseHeader
@@ -270,3 +272,63 @@ async def test_very_large_bodies_are_freed_in_small_steps() -> None:
         assert 19 * MB < used(storage) <= 60 * MB
     await storage.close()
     assert used(storage) == 0
+
+
+async def test_a_large_piece_makes_room_in_several_turns() -> None:
+    """Thousands of small objects that go for one piece go by some hundred in each turn."""
+    storage = MemoryStorage(4 * MB)
+    for number in range(4000):
+        await write(storage, b"", f"small {number}")
+    before = storage.stats.objects
+    assert before > 3000
+    counts = [before]
+    writer = await begin(storage, "large")
+
+    async def write_large() -> None:
+        await writer.write_body(bytes(3 * MB), end=True)
+        await writer.finish()
+
+    writing = asyncio.create_task(write_large())
+    while not writing.done():
+        await asyncio.sleep(0)
+        counts.append(storage.stats.objects)
+
+    await writing
+    assert max(earlier - later for earlier, later in itertools.pairwise(counts)) <= 2 * 256
+    assert before - counts[-1] > 1000
+    assert used(storage) <= 4 * MB
+    assert len(await read(storage, "large")) == 3 * MB
+
+
+async def test_a_write_that_fails_while_it_makes_room() -> None:
+    """A purge of everything, or the end of the store, is noticed between the turns."""
+    storage = MemoryStorage(4 * MB)
+    for number in range(4000):
+        await write(storage, b"", f"small {number}")
+    writer = await begin(storage, "large")
+    writing = asyncio.create_task(writer.write_body(bytes(3 * MB), end=True))
+    await asyncio.sleep(0)
+    await storage.close()
+
+    with pytest.raises(Error) as failure:
+        await writing
+    assert failure.value.etype == STORAGE_CLOSED
+    assert used(storage) == 0
+
+
+async def test_a_large_store_is_closed_in_several_turns() -> None:
+    """Its objects are gone at once, and their memory is freed in parts."""
+    storage = MemoryStorage(4 * MB)
+    for number in range(2000):
+        await write(storage, b"", f"small {number}")
+    turns = 0
+
+    closing = asyncio.create_task(storage.close())
+    await asyncio.sleep(0)
+    assert storage.stats.objects == used(storage) == 0
+    while not closing.done():
+        await asyncio.sleep(0)
+        turns += 1
+
+    await closing
+    assert turns > 256

@@ -57,6 +57,35 @@ async def test_read_range() -> None:
     assert await reader.read_body() is None
 
 
+async def test_the_whole_body_of_a_small_object_is_there_at_once() -> None:
+    """It comes from its beginning, wherever reading is, until the reader is closed."""
+    storage = MemoryStorage(MB)
+    await write(storage, b"test1test2")
+    reader = await find(storage)
+
+    reader.seek(5)
+    assert reader.whole_body() == b"test1test2"
+    assert await reader.read_body() == b"test2"
+    assert reader.whole_body() == b"test1test2"
+    reader.close()
+    assert reader.whole_body() is None
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_no_other_body_is_there_at_once(finished: bool) -> None:
+    """A large object is read in its pieces, and so is one that is still being written."""
+    storage = MemoryStorage(MB)
+    writer = await begin(storage)
+    await writer.write_body(bytes(10_000), end=False)
+    if finished:
+        await writer.finish()
+    reader = await find(storage)
+
+    assert reader.whole_body() is None
+    reader.close()
+    writer.close()
+
+
 async def test_write_while_read() -> None:
     """A reader waits until bytes come; a second one gets all so far; both see the end."""
     storage = MemoryStorage(MB)
@@ -319,3 +348,21 @@ def test_numbers_out_of_range(make: Callable[[], MemoryStorage]) -> None:
     """They are told at once."""
     with pytest.raises(ValueError, match="is"):
         make()
+
+
+async def test_what_a_purge_by_tag_removes_is_counted() -> None:
+    """Looked for or swept, each once; what was purged twice over as well."""
+    storage = MemoryStorage(1_000_000)
+    for number in range(50):
+        tags = (b"a", b"b") if number % 2 else (b"c",)
+        meta = make_meta(tags=list(tags))
+        writer = await storage.get_miss_handler(make_key(str(number)), meta)
+        await writer.finish()
+    await storage.purge_tag(b"a")
+    await storage.purge_tag(b"b")
+    assert await storage.lookup(make_key("1")) is None
+    assert storage.stats.tag_purged == 1
+
+    await eventually(lambda: storage.stats.objects == 25, "the walk")
+    assert storage.stats.tag_purged == 25
+    await storage.close()

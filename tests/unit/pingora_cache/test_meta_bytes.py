@@ -126,11 +126,16 @@ def test_ours_come_last() -> None:
     assert meta.encode_fields() == data
     assert CacheMeta.from_parts(data, _HEAD) == meta
 
+    meta = meta.replace(tags=(), revalidate=False, variants_expired=1e9)
+    data = _pack(2, _NOW, _NOW, _NOW, 0, 0, None, None, None, [], False, [10**9, 0])
+    assert meta.encode_fields() == data
+    assert CacheMeta.from_parts(data, _HEAD) == meta
+
 
 @pytest.mark.parametrize("more", [1, 5, 6, 7, 300])
 def test_what_comes_later_is_skipped(more: int) -> None:
     """A later writer may add items, of any kind and in any number."""
-    known: list[object] = [2, _NOW, _NOW, _NOW, 0, 0, None, None, None, [b"a"], True]
+    known: list[object] = [2, _NOW, _NOW, _NOW, 0, 0, None, None, None, [b"a"], True, None]
     unknown = [{"a": [1, 2.5, None]}] * more
     meta = CacheMeta.from_parts(_pack(*known, *unknown), _HEAD)
 

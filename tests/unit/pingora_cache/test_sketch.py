@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 
 import pytest
@@ -131,9 +132,35 @@ def test_growth_ends() -> None:
 
     sketch.grow(10_000_000)
     assert sketch.keys == 1 << 20
+    for _ in range(10):
+        sketch.add(6)
     before = sketch.memory
     sketch.grow(20_000_000)
+    sketch.add(6)
 
     assert sketch.memory == before <= 32 * 700_000 * 2
     assert sketch.get(5) == 1
     assert Sketch(2_000_000).memory == 32_000_000
+
+
+def test_a_large_sketch_grows_row_by_row() -> None:
+    """With each count one row is doubled once, and all counts are right all the time."""
+    sketch = Sketch(100_000)
+    keys = [hash((key,)) for key in range(500)]
+    for key in keys:
+        for _ in range(3):
+            sketch.add(key)
+    row = sketch.memory // 4
+
+    sketch.grow(1 << 20)
+    sizes = [sketch.memory]
+    for _ in range(40):
+        sketch.add(hash("somebody else"))
+        sizes.append(sketch.memory)
+        assert [sketch.get(key) for key in keys] == [3] * 500
+
+    steps = [after - before for before, after in itertools.pairwise(sizes)]
+    assert sizes[0] == 4 * row
+    assert max(steps) <= 8 * row  # the last doubling of one of the four
+    assert sizes[-1] == 4 * 16 * row
+    assert sketch.add(hash("somebody else")) == 41

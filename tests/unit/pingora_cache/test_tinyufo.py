@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pingora_cache.evicted import Evicted
+from pingora_cache.lru import Lru
 from pingora_cache.tinyufo import TinyUfo
 from pingora_cache.tinyufo._queues import Queues
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
 SMALL, MAIN = "small", "main"
 
@@ -354,13 +355,31 @@ def test_a_call_evicts_a_bounded_number() -> None:
     queues = Queues(10_000)
     for _ in range(10_000):
         queues.add(1)
-    assert len(queues.evict(100)) == 1024
+    assert len(queues.evict(100)) == 256
 
     cache = TinyUfo[int, int](10_000)
     for key in range(10_000):
         cache[key] = key
     assert len(cache.put(-1, 0, 9_000)) == 9_000
     assert cache.weight == 10_000
+
+
+@pytest.mark.parametrize("make", [TinyUfo[int, str], Lru[int, str]])
+def test_entries_are_nothing_for_the_garbage_collector(
+    make: Callable[[int], TinyUfo[int, str] | Lru[int, str]],
+) -> None:
+    """Numbers and text are kept where a collection does not walk, however many there are."""
+    cache = make(20_000)
+    for key in range(20_000):
+        if isinstance(cache, Lru):
+            cache.admit(key, str(key))
+        else:
+            cache.put(key, str(key))
+    entries = cache._entries if isinstance(cache, TinyUfo) else cache._shards.entries
+
+    assert len(entries.keys) == len(entries.values) == 5
+    assert not any(map(gc.is_tracked, (*entries.keys, *entries.values)))
+    assert max(map(len, entries.values)) <= 4096
 
 
 _KEYS: Mapping[int, Hashable] = {0: -1, 1: -2, 2: "a", 3: b"a", 4: (1, 2)}

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from pingora_cache._background import in_background
 from pingora_cache._lookup import CacheLookup
-from pingora_cache._publishing import note_purge
 from pingora_cache._writer_ends import storage_error
 from pingora_cache.fill import CacheFill, FillTarget
 from pingora_cache.lock import LockStatus, WritePermit
 from pingora_cache.phase import CachePhase
+from pingora_cache.purger import CachePurger
 from pingora_cache.reason import NoCacheReason
-from pingora_cache.storage import PurgeAction, PurgeResult
+from pingora_cache.storage import PurgeAction
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
     from pingora_cache.key import CacheKey
     from pingora_cache.meta import CacheMeta
-    from pingora_cache.storage import Finished, HitHandler, Storage
+    from pingora_cache.storage import Finished, HitHandler, PurgeResult, Storage
 
 __all__ = ["CacheFilling"]
 
@@ -226,8 +226,9 @@ class CacheFilling(CacheLookup):
     async def purge(self, *, action: PurgeAction = PurgeAction.DELETE) -> PurgeResult:
         """Remove the object of the key, or make it expire.
 
-        A primary object takes all its variants with it: they are older than what follows it. Only
-        its removal does that, so it is removed also where it was to expire, if it has variants.
+        A primary object takes all its variants with it: they are older than what follows it. Where
+        it expires it tells them that they have expired as well; if that cannot be noted, because
+        it is just being replaced, it is removed.
 
         Args:
             action: What is to be done.
@@ -242,7 +243,7 @@ class CacheFilling(CacheLookup):
         storage = self._storage
         if self._phase is not _CACHE_KEY or storage is None:
             raise self._wrong_phase("purge")
-        return await _purge(self._target(storage), self.cache_key, action)
+        return await self.purger().purge(self.cache_key, action, self._clock())
 
     def spawn_async_purge(self, context: str, *, action: PurgeAction = PurgeAction.DELETE) -> None:
         """Do what ``purge`` does behind this request.
@@ -260,7 +261,21 @@ class CacheFilling(CacheLookup):
         if storage is None:
             raise self._wrong_phase("spawn_async_purge")
         key = self.cache_key.copy()
-        in_background(_purge_behind(self._target(storage), key, action), context)
+        in_background(_purge_behind(self.purger(), key, action, self._clock()), context)
+
+    def purger(self) -> CachePurger:
+        """Make what purges in this store once this cache is off.
+
+        Returns:
+            What does.
+
+        Raises:
+            CachePhaseError: When caching is off.
+        """
+        storage = self._storage
+        if storage is None:
+            raise self._wrong_phase("purger")
+        return CachePurger(self._target(storage))
 
     async def purge_tag(
         self, tag: bytes, *, action: PurgeAction = PurgeAction.DELETE
@@ -292,37 +307,10 @@ class CacheFilling(CacheLookup):
         return purged
 
 
-async def _purge(target: FillTarget, key: CacheKey, action: PurgeAction) -> PurgeResult:
-    stats, storage = target.stats, target.storage
-    compact = key.to_compact()
-    try:
-        result = await storage.purge(compact, action=action)
-        if result is PurgeResult.EXPIRED and await _has_variants(storage, key):
-            result = await storage.purge(compact) or result
-    except Exception as cause:
-        stats.purge_errors += 1
-        error = storage_error("purge", cause)
-        raise error from cause
-    if result:
-        stats.purges += 1
-    if target.eviction is not None and result is PurgeResult.PURGED:
-        note_purge(storage, key.combined_hash)
-        target.eviction.remove(compact)
-    return result
-
-
-async def _has_variants(storage: Storage, key: CacheKey) -> bool:
-    if key.variance is not None:
-        return False
-    found = await storage.lookup(key)
-    if found is None:
-        return False
-    found[1].close()
-    return found[0].variance is not None
-
-
-async def _purge_behind(target: FillTarget, key: CacheKey, action: PurgeAction) -> None:
-    await _purge(target, key, action)
+async def _purge_behind(
+    purger: CachePurger, key: CacheKey, action: PurgeAction, now: float
+) -> None:
+    await purger.purge(key, action, now)
 
 
 def _ended() -> Error:

@@ -97,6 +97,14 @@ class HitHandler(ABC):
         """
         self.close()
 
+    def whole_body(self) -> bytes | None:
+        """Return the whole body at once, if it lies ready and is small: HOT.
+
+        Returns:
+            It, from its beginning, wherever reading is; None where ``read_body`` is the way.
+        """
+        return None
+
     # ------------------------------------------------------------------------- ranges
 
     @property

@@ -94,9 +94,13 @@ class CacheLookup(CacheView):
                 ended = _ended()
                 raise ended
             valid_after = self._valid_after
-            if valid_after is None or meta.created >= valid_after:
+            if valid_after is None:
                 self._found = handler
                 return found
+            if meta.created >= valid_after:
+                self._found = handler
+                outdated = self._variants_expired
+                return (meta.expired(outdated), handler) if meta.updated <= outdated else found
             handler.close()
         elif self._has_left(phase):
             ended = _ended()
@@ -107,7 +111,8 @@ class CacheLookup(CacheView):
     def cache_vary_lookup(self, variance: bytes, meta: CacheMeta) -> bool:
         """Say which variant is wanted, now that an object of the key tells by what it varies.
 
-        The object in the primary slot is a tombstone for all variants that are older than it.
+        The object in the primary slot is a tombstone for all variants that are older than it, and
+        tells until when those have expired that were stored.
 
         Args:
             variance: The hash of what the request has in the fields that the object varies by.
@@ -128,6 +133,7 @@ class CacheLookup(CacheView):
         if not (matches and key.variance is None):
             key.variance = variance
         self._valid_after = meta.created
+        self._variants_expired = meta.variants_expired
         return matches
 
     def cache_found(self, meta: CacheMeta, handler: HitHandler, status: HitStatus) -> None:
@@ -162,7 +168,9 @@ class CacheLookup(CacheView):
                 self._release(LockStatus.DONE)
         elif status is _EXPIRED or status is _FORCE_EXPIRED:
             self._phase = _STALE
+            self._is_refused = False
             if status is _FORCE_EXPIRED:
+                self._is_refused = meta.is_fresh(self._clock())
                 meta = meta.without_stale()
             self._ask_for_lock(key, stale_writer=True)
         else:

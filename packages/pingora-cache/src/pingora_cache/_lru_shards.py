@@ -41,7 +41,7 @@ class LruShards(Generic[_K, _V]):
         self._index: tuple[dict[_K, int], ...] = tuple({} for _ in range(shards))
         self._random = random
         self.slots = Slots(shards)
-        self.entries = Entries[_K, _V](shards)
+        self.entries = Entries[_K, _V]()
         self.counts = [0] * shards
         self.sums = [0] * shards
         self.items = 0

@@ -11,9 +11,9 @@ only: what is missing there has its default, and what is there beyond our knowle
 | 2 | 2, fresh_until, created, updated, swr, sie, [variance, [epoch_override, [ours]]] |
 
 Times are arrays of seconds and nanoseconds, a variance is an array of sixteen numbers. ``ours``
-are an item that is kept free (later versions of the original have a time there), the tags, and
-whether to revalidate always. They are written only if they say something, since the original
-refuses what is longer than it knows.
+are an item that is kept free (later versions of the original have a time there), the tags, whether
+to revalidate always, and when the variants were made to expire. They are written only if they say
+something, since the original refuses what is longer than it knows.
 
 Source: pingora-cache/src/meta.rs.
 """
@@ -83,6 +83,7 @@ class _V2(msgspec.Struct, array_like=True, gc=False):
     provenance: _Time | None = None
     tags: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_TAGS)] = ()
     revalidate: bool = False
+    variants_expired: _Time | None = None
 
 
 class MetaFields(msgspec.Struct, gc=False):
@@ -98,6 +99,7 @@ class MetaFields(msgspec.Struct, gc=False):
         epoch_override: When its age was 0, wall clock seconds; None for ``updated``.
         tags: What it can be purged by.
         revalidate: Whether it is to be validated before each use.
+        variants_expired: When all variants were made to expire, wall clock seconds; 0.0 if not.
     """
 
     fresh_until: float
@@ -109,6 +111,7 @@ class MetaFields(msgspec.Struct, gc=False):
     epoch_override: float | None = None
     tags: tuple[bytes, ...] = ()
     revalidate: bool = False
+    variants_expired: float = 0.0
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -141,13 +144,15 @@ def encode_fields(fields: MetaFields) -> bytes:
         min(max(fields.stale_if_error, 0), _MAX_WINDOW),
     ]
     variance, epoch, tags = fields.variance, fields.epoch_override, fields.tags
-    ours = bool(tags) or fields.revalidate
+    ours = bool(tags) or fields.revalidate or fields.variants_expired > 0
     if variance is not None or epoch is not None or ours:
         items.append(None if variance is None else list(variance))
     if epoch is not None or ours:
         items.append(None if epoch is None else _to_wire(epoch))
     if ours:
         items += (None, tags, fields.revalidate)
+    if fields.variants_expired > 0:
+        items.append(_to_wire(fields.variants_expired))
     return _encode(items)
 
 
@@ -229,7 +234,7 @@ def _version(data: bytes) -> int:
 
 
 def _from_v2(wire: _V2) -> MetaFields:
-    variance, epoch = wire.variance, wire.epoch_override
+    variance, epoch, outdated = wire.variance, wire.epoch_override, wire.variants_expired
     return MetaFields(
         _from_wire(wire.fresh_until),
         _from_wire(wire.created),
@@ -240,6 +245,7 @@ def _from_v2(wire: _V2) -> MetaFields:
         None if epoch is None else _from_wire(epoch),
         wire.tags,
         wire.revalidate,
+        0.0 if outdated is None else _from_wire(outdated),
     )
 
 

@@ -3,8 +3,8 @@
 Theory of operation: everything about an entry but its key is in arrays, at the number of its
 place. A million entries take some megabytes that way, and nothing of it is an object that the
 garbage collector of Python would walk: linked nodes, or ordered dictionaries, stop the process
-for hundreds of milliseconds now and then. Arrays grow in steps; the system moves large ones
-without copying them.
+for hundreds of milliseconds now and then. Arrays grow in steps, and are never copied for it; see
+``_room``.
 
 The first places are the heads of the lists, each of which is a ring: the head's next is the
 front, its previous one is the back.
@@ -12,8 +12,9 @@ front, its previous one is the back.
 
 from __future__ import annotations
 
-from array import array
 from typing import Final, final
+
+from pingora_cache._room import Numbers
 
 __all__ = ["Slots"]
 
@@ -25,7 +26,8 @@ _MOST_GROWTH: Final = 65536
 class Slots:
     """Places in lists.
 
-    The arrays are for reading from outside, and ``weights`` for writing too.
+    The arrays are for reading from outside, and ``weights`` for writing too; ``take`` may put others
+    in their place.
 
     Args:
         lists: How many lists, at least 1; their heads are the numbers from 0.
@@ -36,19 +38,29 @@ class Slots:
         weights: The weight of each place.
     """
 
-    __slots__ = ("_free", "next", "previous", "weights")
+    __slots__ = ("_all", "_free", "_unused", "next", "previous", "weights")
+
+    next: memoryview[int]
+    previous: memoryview[int]
+    weights: memoryview[int]
 
     def __init__(self, lists: int) -> None:
-        self.next: array[int] = array("I", range(lists))
-        self.previous: array[int] = array("I", range(lists))
-        self.weights: array[int] = array("Q", bytes(8 * lists))
-        # The first of the free places, linked by ``next``; 0, a head, for none.
+        self._all = (Numbers("I", lists), Numbers("I", lists), Numbers("Q", lists))
+        self._refresh()
+        for head in range(lists):
+            self.next[head] = self.previous[head] = head
+        # The first of the places that were given back, linked by ``next``; 0, a head, for none.
         self._free = 0
+        # The first of those that were never taken.
+        self._unused = lists
+
+    def _refresh(self) -> None:
+        self.next, self.previous, self.weights = (each.items for each in self._all)
 
     @property
     def memory(self) -> int:
         """Bytes that the arrays take."""
-        return sum(len(each) * each.itemsize for each in (self.next, self.previous, self.weights))
+        return sum(each.memory for each in self._all)
 
     def take(self, weight: int) -> int:
         """Take a free place; it is in no list yet.
@@ -59,8 +71,14 @@ class Slots:
         Returns:
             Its number.
         """
-        slot = self._free or self._grow()
-        self._free = self.next[slot]
+        slot = self._free
+        if slot:
+            self._free = self.next[slot]
+        else:
+            slot = self._unused
+            if slot == len(self.next):
+                self._grow()
+            self._unused = slot + 1
         self.weights[slot] = weight
         return slot
 
@@ -125,11 +143,8 @@ class Slots:
         following[head] = slot
         previous[slot] = head
 
-    def _grow(self) -> int:
-        first = len(self.next)
-        count = min(max(first // 8, _LEAST_GROWTH), _MOST_GROWTH)
-        self.next.extend(range(first + 1, first + count + 1))
-        self.next[-1] = 0
-        self.previous.frombytes(bytes(count * self.previous.itemsize))
-        self.weights.frombytes(bytes(count * self.weights.itemsize))
-        return first
+    def _grow(self) -> None:
+        count = min(max(len(self.next) // 8, _LEAST_GROWTH), _MOST_GROWTH)
+        for each in self._all:
+            each.extend(count)
+        self._refresh()

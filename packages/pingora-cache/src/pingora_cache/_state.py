@@ -68,6 +68,7 @@ class CacheState:
         "_found",
         "_hit_handler",
         "_is_closed",
+        "_is_refused",
         "_is_subrequest",
         "_key",
         "_lock",
@@ -87,6 +88,7 @@ class CacheState:
         "_stats",
         "_storage",
         "_valid_after",
+        "_variants_expired",
     )
 
     def __init__(
@@ -114,6 +116,9 @@ class CacheState:
         self._key: CacheKey | None = None
         self._meta: CacheMeta | None = None
         self._valid_after: float | None = None
+        self._variants_expired = 0.0
+        # Whether a fresh object was found, and not taken.
+        self._is_refused = False
         self._lookup_error: Exception | None = None
         self._locked: Locked | None = None
         self._found: HitHandler | None = None
@@ -167,7 +172,7 @@ class CacheState:
         self._admission = admission
         self._stats = _UNREAD if stats is None else stats
         self._key = self._size = self._valid_after = self._lookup_error = None
-        self._fill_begun = False
+        self._fill_begun = self._is_refused = False
 
     def set_cache_lock(
         self, lock: CacheKeyLock | None, *, lock_wait_timeout: float | None = None

@@ -224,6 +224,7 @@ class CacheView(CacheState):
             looked_up=self._lookup_duration is not None,
             waited=self._lock_duration is not None,
             stored=self._fill_begun,
+            refused=self._is_refused,
         )
 
     # ------------------------------------------------------------------ prediction

@@ -87,7 +87,7 @@ class HttpCache(CacheFilling):
         old = self._meta
         if self._phase is not _STALE or storage is None or key is None or old is None:
             raise self._wrong_phase("revalidate_cache_meta")
-        meta = self._meta = meta.replace(created=old.created)
+        meta = self._meta = meta.replace(created=old.created).following(old)
         for name, value in old.extensions.items():
             meta.extensions.setdefault(name, value)
         try:

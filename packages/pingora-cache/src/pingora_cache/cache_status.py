@@ -145,7 +145,7 @@ class CacheStatusValue:
         return "; ".join(parts)
 
 
-def status_of_phase(
+def status_of_phase(  # noqa: PLR0913  # one for each thing that is known
     cache: str,
     phase: CachePhase,
     *,
@@ -155,6 +155,7 @@ def status_of_phase(
     looked_up: bool = False,
     waited: bool = False,
     stored: bool = False,
+    refused: bool = False,
 ) -> CacheStatusValue:
     """Tell what the phase of a request means in these terms.
 
@@ -167,6 +168,7 @@ def status_of_phase(
         looked_up: Whether there was a lookup.
         waited: Whether the request waited for another one that fetched the same.
         stored: Whether the response is being stored.
+        refused: Whether what was found was fresh, and had to be validated all the same.
 
     Returns:
         What to tell.
@@ -197,6 +199,8 @@ def status_of_phase(
             detail = None if reason is None else reason.name
         case _:
             pass
+    if refused and fwd is ForwardReason.STALE:
+        fwd = ForwardReason.REQUEST
     confirmed = phase in {CachePhase.REVALIDATED, CachePhase.REVALIDATED_NO_CACHE}
     return CacheStatusValue(
         cache=cache,

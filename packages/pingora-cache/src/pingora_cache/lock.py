@@ -17,6 +17,8 @@ waits for), how many wait (``max_waiters``, those beyond give up at once), how m
 (``max_keys``, those beyond get a permit that nobody waits for). A permit that is dropped frees
 those who wait for it as ``DANGLING``.
 
+A ``CacheLock`` is for one process; ``pingora_cache.shared_lock`` has one for several.
+
 Waiters are woken in batches, one batch per turn of the event loop: thousands that all look up and
 answer in one turn would stop everything else.
 
@@ -158,10 +160,25 @@ class CacheLock(CacheKeyLock):
             is_kept = len(table) < self._max_keys
         elif core.look() is LockStatus.WAITING:
             return ReadLock(core)
+        replaced = core
         core = LockCore(self, hashed, self.scheduler.time() + self.age_timeout)
         if is_kept:
             table[hashed] = core
+            if not self._claim(core, replaced):
+                return ReadLock(core)
         return WritePermit(core)
+
+    def _claim(self, core: LockCore, replaced: LockCore | None) -> bool:  # noqa: ARG002
+        """Claim the key for this process.
+
+        Args:
+            core: The lock that was made for it.
+            replaced: The lock in whose place that is.
+
+        Returns:
+            False if another process fetches the object: then the lock is settled when it has.
+        """
+        return True
 
     @property
     def scheduler(self) -> Scheduler:

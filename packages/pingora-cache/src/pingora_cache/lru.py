@@ -11,6 +11,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
+from pingora_cache._entries import CHUNK_SHIFT
 from pingora_cache._lru_shards import LruShards
 from pingora_cache.evicted import Evicted
 
@@ -174,7 +175,7 @@ class Lru(Generic[_K, _V]):
         if slot is None:
             self._shards.slots.push_front(shard, self._shards.add(shard, key, value, weight))
         else:
-            self._shards.entries.values[slot] = value
+            self._shards.entries.values[slot >> CHUNK_SHIFT][slot] = value
             self._shards.weigh(shard, slot, weight)
             self._shards.slots.move_to_front(shard, slot)
         return shard
@@ -238,7 +239,7 @@ class Lru(Generic[_K, _V]):
         if slot is None:
             return None
         self._shards.slots.move_to_front(shard, slot)
-        return self._shards.entries.values[slot]
+        return self._shards.entries.values[slot >> CHUNK_SHIFT][slot]
 
     def promote(self, key: _K) -> bool:
         """Make a value the one used last.

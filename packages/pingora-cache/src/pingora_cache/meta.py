@@ -27,9 +27,10 @@ Source: pingora-cache/src/meta.rs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from pingora_cache._head_text import read_response_head, write_response_head
+from pingora_cache._meta_changes import MetaChanges
 from pingora_cache._meta_layout import (
     CACHE_META_ERROR,
     MetaFields,
@@ -53,21 +54,6 @@ _FIELD_SIZE: Final = 128
 _TAG_SIZE: Final = 48
 
 
-class MetaChanges(TypedDict, total=False):
-    """What ``CacheMeta.replace`` changes; the same names and meanings as those of ``CacheMeta``."""
-
-    header: ResponseHeader
-    created: float
-    updated: float
-    fresh_until: float
-    stale_while_revalidate: int
-    stale_if_error: int
-    variance: bytes | None
-    epoch_override: float | None
-    tags: tuple[bytes, ...]
-    revalidate: bool
-
-
 class CacheMeta:
     """What is known about a stored response. Not to be changed: readers share it.
 
@@ -85,6 +71,8 @@ class CacheMeta:
         tags: What it can be purged by.
         revalidate: Whether it is to be validated before each use (``no-cache``), so that it is
             never fresh and never served stale.
+        variants_expired: When all variants of its primary key were made to expire, wall clock
+            seconds; 0.0 if they were not.
 
     Raises:
         ValueError: If the variance has another size, or a stale window is negative.
@@ -114,6 +102,7 @@ class CacheMeta:
         "tags",
         "updated",
         "variance",
+        "variants_expired",
     )
 
     header: ResponseHeader
@@ -127,6 +116,7 @@ class CacheMeta:
     epoch: float
     tags: tuple[bytes, ...]
     revalidate: bool
+    variants_expired: float
     _extensions: dict[str, object] | None
 
     def __init__(  # noqa: PLR0913  # one for each thing that is known
@@ -142,6 +132,7 @@ class CacheMeta:
         epoch_override: float | None = None,
         tags: tuple[bytes, ...] = (),
         revalidate: bool = False,
+        variants_expired: float = 0.0,
     ) -> None:
         self.header = header
         self.created = created
@@ -153,6 +144,7 @@ class CacheMeta:
         self.epoch_override = epoch_override
         self.tags = tags
         self.revalidate = revalidate
+        self.variants_expired = variants_expired
         self._extensions = None
         self._settle()
 
@@ -163,8 +155,7 @@ class CacheMeta:
         if self.stale_while_revalidate < 0 or self.stale_if_error < 0:
             msg = "a stale window cannot be negative"
             raise ValueError(msg)
-        override = self.epoch_override
-        self.epoch = self.updated if override is None else override
+        self.epoch = self.updated if self.epoch_override is None else self.epoch_override
 
     # ------------------------------------------------------------------------- freshness
 
@@ -274,6 +265,17 @@ class CacheMeta:
         """
         return self.replace(fresh_until=min(self.fresh_until, now - 1.0))
 
+    def following(self, old: CacheMeta) -> Self:
+        """Make the copy that follows on another: what a purge has said of the variants stays.
+
+        Args:
+            old: What is stored of the same object.
+
+        Returns:
+            The copy.
+        """
+        return self.replace(variants_expired=max(self.variants_expired, old.variants_expired))
+
     # ------------------------------------------------------------------------- the rest
 
     @property
@@ -287,10 +289,9 @@ class CacheMeta:
     @property
     def extensions(self) -> dict[str, object]:
         """What the application and its store tell one another. Never stored."""
-        extensions = self._extensions
-        if extensions is None:
-            extensions = self._extensions = {}
-        return extensions
+        if self._extensions is None:
+            self._extensions = {}
+        return self._extensions
 
     def to_bytes(self) -> bytes:
         """Write down all but the extensions.
@@ -323,6 +324,7 @@ class CacheMeta:
                 self.epoch_override,
                 self.tags,
                 self.revalidate,
+                self.variants_expired,
             )
         )
 
@@ -350,8 +352,7 @@ class CacheMeta:
         Raises:
             Error: ``CACHE_META_ERROR`` if they are anything else, or over a limit.
         """
-        fields, head = split_parts(data)
-        return cls.from_parts(fields, head)
+        return cls.from_parts(*split_parts(data))
 
     @classmethod
     def from_parts(cls, fields: bytes, head: bytes) -> Self:
@@ -379,6 +380,7 @@ class CacheMeta:
             epoch_override=known.epoch_override,
             tags=known.tags,
             revalidate=known.revalidate,
+            variants_expired=known.variants_expired,
         )
 
     def __eq__(self, other: object) -> bool:

@@ -210,6 +210,9 @@ class StorageStats:
         evictions: Objects removed to make room.
         evicted_bytes: Bytes that these counted for.
         purges: Purges that removed something, or made it expire.
+        tag_purged: Objects that purges by tag have removed, counted as they are found: in memory
+            some moments after the purge at the latest, on disk when they are looked for. Not for
+            Redis, which lets them expire.
         errors: Calls that failed because of the medium.
         corrupt: Objects that were found damaged, and removed.
         used_bytes: Bytes that the objects count for now: bodies, metas and overhead.
@@ -226,6 +229,7 @@ class StorageStats:
         "misses",
         "objects",
         "purges",
+        "tag_purged",
         "used_bytes",
         "writes",
     )
@@ -238,6 +242,7 @@ class StorageStats:
         self.evictions: int = 0
         self.evicted_bytes: int = 0
         self.purges: int = 0
+        self.tag_purged: int = 0
         self.errors: int = 0
         self.corrupt: int = 0
         self.used_bytes: int = 0

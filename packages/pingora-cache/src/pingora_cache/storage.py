@@ -19,8 +19,8 @@ What every store promises, so that a cache never serves a wrong body:
 - An object is found whole or not at all. Publishing and accounting are one step: nothing that can
   be found is uncounted, nothing that is counted cannot be found.
 - A reader gets the bytes of one write, in order, and the end only if that write was complete. When
-  the write fails, or makes no progress for too long, the reader gets an ``Error``; never a clean
-  end, and never bytes of another write.
+  the write fails, or makes no progress for too long, the reader gets an ``Error``, as a rule after
+  what has been written; never a clean end, and never bytes of another write.
 - Writes of one key do not mix. *The later finish wins*: it replaces what the earlier published.
 - What replaces, purges or evicts an object does not disturb those who read it already.
 - Writers do not wait for readers. A slow reader costs memory or disk, never time of others.
@@ -239,6 +239,9 @@ class Storage(ABC):
         ``meta.created`` says which object is meant. If what is there was created at another time
         (differing by a microsecond or more), it has been replaced since the caller looked: its
         body does not belong to this meta, and nothing is changed.
+
+        ``meta.updated`` says when it was confirmed. What was made to expire after that stays
+        expired: a purge that came while the upstream was asked is not undone.
 
         Args:
             key: The key.

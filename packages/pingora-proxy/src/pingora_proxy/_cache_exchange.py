@@ -17,7 +17,8 @@ from pingora_cache.reason import NoCacheReason
 from pingora_cache.storage import RESPONSE_TOO_LARGE
 from pingora_cache.verdict import Cacheable, Uncacheable
 from pingora_error import Error, ErrorSource, ErrorType, HTTPStatus
-from pingora_proxy._body_source import BodyPipe, UpstreamBody
+from pingora_proxy._body_pipe import BodyPipe
+from pingora_proxy._body_source import UpstreamBody
 from pingora_proxy._cache_fill import Fill
 from pingora_proxy._cached_response import CachedResponse
 from pingora_proxy._exchange import Exchange
@@ -105,7 +106,11 @@ class CachingExchange(Exchange[CTX]):
                 return
             if header.status >= 500 and await self._served_stale(header):
                 return
-        fill = await self._admit(cache, header) if cache.enabled or cache.bypassing else None
+        fill = None
+        if cache.enabled and self._sent.raw_method == b"HEAD":
+            await self._learn(cache, header)
+        elif cache.enabled or cache.bypassing:
+            fill = await self._admit(cache, header)
         if fill is not None:
             await self._store(head, fill)
         elif session.upstream_headers_mutated_for_cache and self._is_partial():
@@ -114,6 +119,24 @@ class CachingExchange(Exchange[CTX]):
             super()._watch_client()
             await super().relay(head)
             self._learn_size(cache)
+
+    async def _learn(self, cache: HttpCache, header: ResponseHeader) -> None:
+        # A callback has insisted on HEAD: there is no body to store, but something to know of the
+        # one that is stored (RFC 9111 section 4.3.5).
+        session = self._session
+        if cache.phase is CachePhase.STALE:
+            new = cache.policy.freshened_by_head(
+                cache.cache_meta,
+                header,
+                self._sent,
+                request_time=session.upstream_request_time,
+                response_time=cache.now(),
+            )
+            if new is not None:
+                await cache.revalidate_cache_meta(new)
+                if new.is_fresh(cache.now()):
+                    return
+        cache.disable(NoCacheReason.DEFERRED)
 
     def _learn_size(self, cache: HttpCache) -> None:
         # A response that was too large the last time may have become smaller.
@@ -323,14 +346,13 @@ class InvalidatingExchange(Exchange[CTX]):
 
     async def _invalidate(self, header: ResponseHeader) -> None:
         session = self._session
-        storage = session.invalidates
-        if storage is None:
+        purger = session.invalidates
+        if purger is None:
             return
         session.phase = "cache_invalidation_keys"
         for key in self._app.cache_invalidation_keys(session, header, self._ctx):
             try:
-                if await storage.purge(key.to_compact()):
-                    session.cache.stats.invalidations += 1
+                await purger.invalidate(key)
             except Error as error:
                 logger.error(
                     "an object could not be invalidated: %s, %s",

@@ -23,7 +23,8 @@ from pingora_proxy.hooks import CTX
 
 if TYPE_CHECKING:
     from pingora_cache.fill import CacheFill
-    from pingora_proxy._body_source import BodyPipe, UpstreamBody
+    from pingora_proxy._body_pipe import BodyPipe
+    from pingora_proxy._body_source import UpstreamBody
 
 __all__ = ["Fill"]
 

@@ -108,7 +108,8 @@ class CacheLookup(Generic[CTX]):
             if not await self._set_key(session, cache, ctx):
                 return False
         else:
-            cache.set_cache_key(CacheKey.for_request(session.req_header, scheme=session.scheme))
+            request = session.downstream_session.request
+            cache.set_cache_key(CacheKey.for_request(request, scheme=session.scheme))
         if session.subrequest_ctx is not None:
             _tag(cache, session.subrequest_ctx)
         if not cache.cacheable_prediction:
@@ -131,7 +132,7 @@ class CacheLookup(Generic[CTX]):
         else:
             refused_for = refused.reason
         if request.raw_method not in _SAFE:
-            session.invalidates = cache.storage
+            session.invalidates = cache.purger()
         cache.disable(refused_for)
         return False
 
@@ -160,7 +161,10 @@ class CacheLookup(Generic[CTX]):
                 if (
                     chosen is not None
                     and self._is_usable(session, cache, ctx, chosen)
-                    and await self._stored.serves(session, cache, ctx)
+                    and (
+                        self._stored.serves_now(session, cache)
+                        or await self._stored.serves(session, cache, ctx)
+                    )
                 ):
                     return True
                 if not cache.enabled:

@@ -51,6 +51,36 @@ class StoredResponses(Generic[CTX]):
             or overrides.range_header_filter
         )
 
+    def serves_now(self, session: Session, cache: HttpCache) -> bool:
+        """Serve the object that was found, if nobody sees it and its body lies ready: HOT.
+
+        What a small hit comes to; `serves` would make four coroutines for it (2 us, 2026-11).
+
+        Args:
+            session: The request; nothing was sent to its client.
+            cache: Its cache, with an object in use.
+
+        Returns:
+            Whether it was served; if not, nothing was done.
+
+        Raises:
+            Error: From downstream.
+        """
+        down = session.downstream_session
+        if not self._sends_as_is or down.needs_drain or not is_whole(session):
+            return False
+        meta = cache.cache_meta
+        handler = cache.hit_handler
+        body = handler.whole_body()
+        head = None if body is None else prepared_head(meta, handler)
+        if head is None or body is None:
+            return False
+        down.send_prepared_head(head, int(meta.age(cache.now())))
+        if body:
+            down.send_response_body(body, end=True)
+        cache.stats.bytes_served += len(body)
+        return True
+
     def serves(self, session: Session, cache: HttpCache, ctx: CTX) -> Awaitable[bool]:
         """Serve the object that was found, with its age.
 
@@ -124,6 +154,26 @@ class StoredResponses(Generic[CTX]):
             except Error as error:
                 logger.warning("ending a read from the cache failed: %s", error)
         return True
+
+    async def serves_instead(self, session: Session, ctx: CTX, error: Error) -> bool:
+        """Answer with what is stored, if the upstream has failed for good and that is allowed.
+
+        Args:
+            session: The request.
+            ctx: The user's context.
+            error: What the upstream has failed with.
+
+        Returns:
+            Whether it was answered; if not, what is stored is not used any more.
+        """
+        cache = session.active_cache
+        if cache is None:
+            return False
+        if await self.serves_stale(session, ctx, error):
+            return True
+        if cache.phase is CachePhase.STALE:
+            cache.disable(NoCacheReason.UPSTREAM_ERROR)
+        return False
 
     async def serves_stale(self, session: Session, ctx: CTX, error: Error) -> bool:
         """Serve an expired object in place of an error, where that is allowed.

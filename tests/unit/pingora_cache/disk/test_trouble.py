@@ -341,3 +341,22 @@ async def test_closed_while_it_publishes(tmp_path: Path) -> None:
             assert (found is None) == isinstance(result, Error)
             assert found in {None, body("x", 400_000)}
     assert writes_in(tmp_path) == []
+
+
+async def test_what_cannot_be_told_is_told_later(
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that cannot be written costs no news for the manager, unless it is too many."""
+    shop = storage._shop
+    slot = key("told").combined_hash
+    with monkeypatch.context() as patch:
+        patch.setattr("pingora_cache.disk._journal.Journal.look", _broken)
+        shop.change(slot)
+        await eventually(lambda: storage.stats.failures.get("EIO"), "a turn that fails")
+        await eventually(lambda: slot in shop.touched, "the note")
+    await eventually(lambda: slot not in shop.touched, "a turn that does not")
+
+    monkeypatch.setattr("pingora_cache.disk._shop._MOST_TOUCHED", 1)
+    shop.touched.clear()
+    shop.touch_again({slot: None, slot[::-1]: None})
+    assert not shop.touched

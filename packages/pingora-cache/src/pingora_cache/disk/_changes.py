@@ -61,7 +61,6 @@ def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, positi
         OSError: If that fails.
         Error: If the meta cannot be kept.
     """
-    text = meta.to_bytes()
     path = shop.tree.object(slot.hex())
     descriptor = _open_locked(path)
     if descriptor is None:
@@ -70,12 +69,19 @@ def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, positi
         fd = descriptor.fd
         known = study(fd, slot)
         old, front = known.meta, known.front
+        expired = front.expired
         if old.tags:
             pointer = front.pointer
-            if shop.judge_object(old.tags, pointer.epoch, pointer.position).deleted:
+            verdict = shop.judge_object(old.tags, pointer.epoch, pointer.position)
+            if verdict.deleted:
                 return False
+            expired = max(expired, verdict.expired)
         if abs(old.created - meta.created) >= 1e-6:
             return False
+        meta = meta.following(old)
+        if meta.updated <= expired:  # confirmed before it was made to expire
+            meta = meta.expired(expired)
+        text = meta.to_bytes()
         at = _place(front, os.fstat(fd).st_size, len(text))
         if at is None:
             # It has been replaced by longer ones again and again.
@@ -217,7 +223,7 @@ def _is_found(shop: Shop, path: str, *, is_write: bool) -> bool:
         descriptor.release()
 
 
-def remove_purged(shop: Shop, path: str, slot: bytes) -> None:
+def remove_purged(shop: Shop, path: str, slot: bytes) -> bool:
     """Remove an object that was purged by a tag, in a thread, unless it has been replaced.
 
     Args:
@@ -225,18 +231,23 @@ def remove_purged(shop: Shop, path: str, slot: bytes) -> None:
         path: Where it is.
         slot: The hash of its key.
 
+    Returns:
+        Whether it was there, and is gone now.
+
     Raises:
         OSError: If that fails.
     """
     descriptor = _open_locked(path)
     if descriptor is None:
-        return
+        return False
     try:
         known = study(descriptor.fd, slot)
         pointer = known.front.pointer
         if shop.judge_object(known.meta.tags, pointer.epoch, pointer.position).deleted:
             shop.tree.remove_same(path, slot, descriptor.fd)
+            return True
     except Damaged:
         shop.tree.remove_same(path, slot, descriptor.fd)
     finally:
         descriptor.release()
+    return False

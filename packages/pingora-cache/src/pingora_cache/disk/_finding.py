@@ -96,5 +96,6 @@ class Finder:
         return meta.expired(when) if when else meta, found.reader
 
     async def _remove_purged(self, slot: bytes, path: str) -> None:
-        await self._io.run(lambda: remove_purged(self._shop, path, slot))
+        if await self._io.run(lambda: remove_purged(self._shop, path, slot)):
+            self._io.stats.tag_purged += 1
         self._shop.change(slot)

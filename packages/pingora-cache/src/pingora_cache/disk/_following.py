@@ -172,7 +172,7 @@ class RemoteProgress(Progress):
             Error: If it cannot be read.
         """
         try:
-            if position >= self._state.size:
+            if position >= self._state.size and self.failure is None:
                 self._refresh()
             return await self._take(position, self._state)
         except OSError as error:
@@ -246,14 +246,14 @@ class PartialHit(HitHandler):
             msg = "the reader has been closed"
             raise RuntimeError(msg)
         while True:
-            if progress.failure is not None:
-                raise Error(*progress.failure, source=ErrorSource.INTERNAL)
             piece = await progress.take(self._position)
             if self._progress is None:
                 raise Error(WRITE_FAILED, _CLOSED_MEANWHILE, source=ErrorSource.INTERNAL)
             if piece is not None:
                 self._position += len(piece)
                 return piece
+            if progress.failure is not None:
+                raise Error(*progress.failure, source=ErrorSource.INTERNAL)
             if progress.complete and self._position >= progress.size:
                 return None
             if progress.failure is None:

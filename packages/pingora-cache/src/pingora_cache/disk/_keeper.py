@@ -126,6 +126,7 @@ class Keeper:
             shop.turned()
             self._complaint = ""
         except OSError as error:
+            shop.touch_again(touched)
             shop.io.stats.errors += 1
             shop.io.stats.count_failure(told(error))
             if str(error) != self._complaint:  # once, not at each turn

@@ -249,6 +249,8 @@ class LocalProgress(Progress):
         del self._tail[: self._taken]
         del self._starts[: self._taken]
         self._taken = 0
+        if self.failure is not None and self.readers:
+            self._open()  # the file is about to be discarded
 
     def end(self) -> None:
         """Say that nothing follows; nothing on the second call, or after a failure."""
@@ -258,12 +260,15 @@ class LocalProgress(Progress):
             self._wake()
 
     def over(self) -> None:
-        """Say that nothing will be written any more; the file may be closed after this."""
+        """Say that nothing will be written any more; the file may be closed after this.
+
+        Who reads along still gets what there is.
+        """
         self._on_stalled = None  # which leads back here through the write: no cycle to collect
-        if self.failure is not None:
+        if not self.readers:
             self._tail.clear()
             self._starts.clear()
-        elif self.readers:
+        elif self._file.descriptor is not None:
             self._open()
 
     async def take(self, position: int) -> bytes | None:

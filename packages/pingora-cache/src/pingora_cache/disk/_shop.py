@@ -192,6 +192,15 @@ class Shop:
         """
         self.touched[slot] = None
 
+    def touch_again(self, touched: dict[bytes, None]) -> None:
+        """Note again what the manager could not be told. On the loop.
+
+        Args:
+            touched: What. If it is too much, the next walk of the manager finds it.
+        """
+        if len(touched) + len(self.touched) <= _MOST_TOUCHED:
+            self.touched = touched | self.touched
+
     def look(self) -> None:
         """Read the last count. On the loop.
 

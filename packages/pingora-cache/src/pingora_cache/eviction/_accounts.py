@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import abstractmethod
 from array import array
+from bisect import bisect_right
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from pingora_cache.eviction._file import BLOCK, Block, read, write
 from pingora_cache.eviction._keys import Keys, name_of
 from pingora_cache.eviction.manager import EvictionManager
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from pingora_cache._slots import Slots
     from pingora_cache.key import CompactCacheKey
 
 __all__ = ["Accounts", "checked_limit", "grown"]
+
+# Entries that are added in one turn of the loop: a millisecond.
+_AT_ONCE: Final = 128
+# After so many steps, a millisecond, a thread pauses for so many seconds.
+_UNPACED: Final = 4096
+_PAUSE: Final = 0.0001
 
 
 def checked_limit(limit: int) -> int:
@@ -122,14 +130,17 @@ class Accounts(EvictionManager):
         Raises:
             Error: If that fails; what was saved before is still there then.
         """
-        links = self._slots.next[:]
-        names: list[bytes] = []
+        links = array("I")
+        links.frombytes(self._slots.next.cast("B"))
+        # By shard, as they come: one list of all would be copied again and again as it grows.
+        names: list[list[bytes]] = []
+        starts: list[int] = []
         slots, weights, states = array("I"), array("Q"), bytearray()
-        weight_of = self._slots.weights.__getitem__
         for shard in self._keys.shards:
-            names.extend(shard)
+            names.append(list(shard))
+            starts.append(len(slots))
             slots.extend(shard.values())
-            weights.extend(map(weight_of, shard.values()))
+            weights.extend(map(self._slots.weights.__getitem__, shard.values()))
             states += self._states(shard.values())
             await asyncio.sleep(0)
         places = len(self._slots.next)
@@ -139,7 +150,7 @@ class Accounts(EvictionManager):
             for start in range(0, len(order), BLOCK):
                 block = order[start : start + BLOCK]
                 yield Block(
-                    [names[at] for at in block],
+                    [_name(names, starts, at) for at in block],
                     [weights[at] for at in block],
                     bytes([states[at] for at in block]),
                 )
@@ -150,7 +161,7 @@ class Accounts(EvictionManager):
             finally:
                 # Bit by bit, since that holds up the interpreter too.
                 while names:
-                    del names[-BLOCK:]
+                    names.pop()
 
         await asyncio.to_thread(work)
 
@@ -173,11 +184,18 @@ class Accounts(EvictionManager):
         blocks.reverse()
         added = 0
         while blocks:
-            for name, weight, state in zip(*blocks.pop(), strict=True):
-                if self._keys.find(name) is None:
-                    self._restore(name, weight, state)
-                    added += 1
-            await asyncio.sleep(0)
+            block = blocks.pop()
+            for start in range(0, len(block.names), _AT_ONCE):
+                added += self._add_saved(block.part(start, start + _AT_ONCE))
+                await asyncio.sleep(0)
+        return added
+
+    def _add_saved(self, block: Block) -> int:
+        added = 0
+        for name, weight, state in zip(*block, strict=True):
+            if self._keys.find(name) is None:
+                self._restore(name, weight, state)
+                added += 1
         return added
 
     @abstractmethod
@@ -203,18 +221,32 @@ def _positions(order: Iterator[int], slots: array[int], places: int) -> array[in
     Returns:
         The positions of the entries; those that have come since the order was taken are first.
     """
-    entry_at = array("I", bytes(4 * places))
-    for position, slot in enumerate(slots, 1):
+    entry_at = array("I", (0,)) * places
+    for position, slot in enumerate(_paced(slots), 1):
         entry_at[slot] = position
     old, new = array("I"), array("I")
-    for slot in order:
+    for slot in _paced(order):
         position = entry_at[slot]
         if position:
             entry_at[slot] = 0
             old.append(position - 1)
-    for slot in slots:
+    for slot in _paced(slots):
         position = entry_at[slot]
         if position:
             entry_at[slot] = 0
             new.append(position - 1)
-    return new + old
+    new.extend(old)
+    return new
+
+
+def _paced(slots: Iterable[int]) -> Iterator[int]:
+    # In a thread, which hands the interpreter over every five milliseconds only, unless it waits.
+    for count, slot in enumerate(slots, 1):
+        if count % _UNPACED == 0:
+            time.sleep(_PAUSE)
+        yield slot
+
+
+def _name(names: list[list[bytes]], starts: list[int], at: int) -> bytes:
+    shard = bisect_right(starts, at) - 1
+    return names[shard][at - starts[shard]]

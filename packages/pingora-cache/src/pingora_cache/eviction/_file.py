@@ -1,6 +1,6 @@
 """The file that a manager saves its state to.
 
-Theory of operation: a header with a checksum of all that follows, and then blocks of some thousand
+Theory of operation: a header with a checksum of all that follows, and then blocks of some hundred
 entries, each with one column after the other: states, weights, the sizes of the names, the names.
 The file is written under another name, flushed to the disk, and renamed: whenever the machine
 stops, there is the old file or the new one.
@@ -41,7 +41,7 @@ __all__ = ["BLOCK", "Block", "read", "write"]
 
 logger = logging.getLogger(__name__)
 
-BLOCK: Final = 2048
+BLOCK: Final = 512
 """How many entries a block has at most."""
 
 _MAGIC: Final = b"pgevict\x01"
@@ -69,6 +69,18 @@ class Block(NamedTuple):
     names: Sequence[bytes]
     weights: Sequence[int]
     states: bytes
+
+    def part(self, start: int, end: int) -> Block:
+        """Cut some of them out.
+
+        Args:
+            start: The first.
+            end: Behind the last, or beyond all.
+
+        Returns:
+            They.
+        """
+        return Block(self.names[start:end], self.weights[start:end], self.states[start:end])
 
 
 def write(path: Path, blocks: Iterable[Block]) -> None:

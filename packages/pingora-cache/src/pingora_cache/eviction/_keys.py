@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from pingora_cache._room import Room
 from pingora_cache.key import CompactCacheKey
 
 __all__ = ["SHORT", "Keys", "key_of", "name_of"]
@@ -62,7 +63,7 @@ class Keys:
 
     def __init__(self) -> None:
         self.shards: tuple[dict[bytes, int], ...] = tuple({} for _ in range(_SHARDS))
-        self._short = bytearray()
+        self._short = Room()
         # The names of the keys that are more than a primary hash, by place, split as above.
         self._long: tuple[dict[int, bytes], ...] = tuple({} for _ in range(_SHARDS))
 
@@ -91,9 +92,9 @@ class Keys:
             return
         short = self._short
         start = slot * SHORT
-        if start + SHORT > len(short):
-            short.extend(bytes(start + SHORT + start // 8 - len(short)))
-        short[start : start + SHORT] = name
+        if start + SHORT > len(short.buffer):
+            short.extend(start + SHORT + start // 8 - len(short.buffer))
+        short.buffer[start : start + SHORT] = name
 
     def name(self, slot: int) -> bytes:
         """Tell the name of the key that has a place.
@@ -108,7 +109,7 @@ class Keys:
         if long and (name := long.get(slot)) is not None:
             return name
         start = slot * SHORT
-        return bytes(self._short[start : start + SHORT])
+        return bytes(self._short.buffer[start : start + SHORT])
 
     def remove(self, name: bytes, slot: int) -> None:
         """Take the place of a key away.

@@ -154,7 +154,7 @@ class TinyUfoEviction(Accounts):
             size: What the objects may come to, bytes; they are evicted until they do.
 
         Returns:
-            The keys to remove from the store, some thousands at most.
+            The keys to remove from the store, some hundreds at most.
         """
         evicted = self._queues.evict(size)
         return self._drop(evicted) if evicted else []
@@ -163,9 +163,11 @@ class TinyUfoEviction(Accounts):
         queues, sketch = self._queues, self._sketch
         count = sketch.add(hash(name))
         if weight > self._limit:
-            return [key_of(name)]
+            return [key_of(name), *self.evict_to(self._limit)]
+        # What ``access`` added may have passed the limit: then something has to go in any case.
+        within = self.total_size <= self._limit
         evicted = queues.evict(self._limit - weight)
-        if len(evicted) == 1 and sketch.get(hash(self._keys.name(evicted[0]))) > count:
+        if within and len(evicted) == 1 and sketch.get(hash(self._keys.name(evicted[0]))) > count:
             queues.put_back(evicted[0])
             return [key_of(name)]
         gone = self._drop(evicted) if evicted else []
@@ -184,7 +186,7 @@ class TinyUfoEviction(Accounts):
         self._sketch.add(hash(name))
         if weight > self._limit:
             self._forget(name, slot)
-            return [key_of(name)]
+            return [key_of(name), *self.evict_to(self._limit)]
         self._queues.use(slot)
         self._queues.weigh(slot, weight)
         return self.evict_to(self._limit)

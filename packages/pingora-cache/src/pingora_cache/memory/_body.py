@@ -151,7 +151,9 @@ class Body:
         self._settle()
 
     def fail(self, etype: Custom, context: str) -> None:
-        """Say that what follows never comes, and let go of the bytes; nothing when complete.
+        """Say that what follows never comes; nothing when complete.
+
+        Who reads along still gets what there is. If nobody does, the bytes are let go.
 
         Args:
             etype: What happened.
@@ -160,9 +162,10 @@ class Body:
         if self.complete or self.failure is not None:
             return
         self.failure = (etype, context)
-        self.pieces = []
-        self._tail.clear()
-        self._starts.clear()
+        if not self.readers:
+            self.pieces = []
+            self._tail.clear()
+            self._starts.clear()
         self._settle()
 
     def _settle(self) -> None:

@@ -12,7 +12,7 @@ When the last two leave no room, the write that wants it fails: then what is in 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from pingora_cache._handlers import (
     RESPONSE_TOO_LARGE,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pingora_error import Custom
 
 __all__ = ["Filling", "Limits"]
+
+_BURNT_AT_ONCE: Final = 16 << 20
 
 
 class Limits(NamedTuple):
@@ -163,20 +165,31 @@ class Filling:
         raise Error(*refusal, source=ErrorSource.INTERNAL)
 
     def _make_room(self, size: int) -> bool:
+        while self.make_some_room(size):
+            pass
+        return self.used + size <= self._limits.max_bytes
+
+    def make_some_room(self, size: int) -> bool:
+        """Make room, or a part of it: as much as is done in a few milliseconds.
+
+        Args:
+            size: Bytes that are wanted.
+
+        Returns:
+            Whether there is more to do; False if there is room, or will be none.
+        """
         objects = self._objects
         limit = self._limits.max_bytes
-        if self._in_flight + objects.pinned + size > limit:
+        excess = self.used + size - limit
+        if excess <= 0 or self._in_flight + objects.pinned + size > limit:
             return False
+        if objects.trash.size:
+            objects.trash.burn(min(excess, _BURNT_AT_ONCE))
+            return True
         # In turns, since evicting what is being read frees nothing yet.
-        while (excess := self.used + size - limit) > 0:
-            if objects.trash.size:
-                objects.trash.burn(excess)
-                continue
-            before = objects.weight
-            objects.shrink(before - excess)
-            if objects.weight == before:
-                return False
-        return True
+        before = objects.weight
+        objects.shrink(before - excess)
+        return objects.weight != before
 
     @property
     def used(self) -> int:
@@ -226,12 +239,12 @@ class Filling:
         if not write.active:
             return
         self._remove(write)
-        if write.body.complete:
-            # Its readers have the end, or will; only nobody else finds it.
+        pieces = write.body.pieces
+        write.body.fail(etype, context)
+        if write.body.readers:
+            # They have the end, or will, or what there is of it; only nobody else finds it.
             self._objects.pin(write.body)
-        else:
-            pieces = write.body.pieces
-            write.body.fail(etype, context)
+        elif not write.body.complete:
             self._objects.trash.add(pieces)
         self._stats.aborted_writes += 1
 

@@ -107,6 +107,18 @@ class SmallHit(_Seekable):
         at = entry.body_at
         return entry.data[at + position : at + end]
 
+    def whole_body(self) -> bytes | None:
+        """Return the body; reading goes on where it was.
+
+        Returns:
+            It; None after `close`.
+        """
+        entry = self._entry
+        if entry is None:
+            return None
+        at = entry.body_at
+        return entry.data[at : at + entry.size]
+
     def close(self) -> None:
         """Let go of the body; nothing on the second call."""
         self._entry = None
@@ -226,12 +238,12 @@ class PartialHit(HitHandler):
         if body is None:
             raise RuntimeError(_CLOSED)
         while True:
-            if body.failure is not None:
-                raise Error(*body.failure, source=ErrorSource.INTERNAL)
             piece = body.take(self._position)
             if piece is not None:
                 self._position += len(piece)
                 return piece
+            if body.failure is not None:
+                raise Error(*body.failure, source=ErrorSource.INTERNAL)
             if body.complete:
                 return None
             await self._more(body)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+import asyncio
+from typing import TYPE_CHECKING, Final, final
 
 from pingora_cache._handlers import WRITE_FAILED, MissHandler
 from pingora_error import Error, ErrorSource
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from pingora_cache.memory._writes import Write
 
 __all__ = ["MemoryMiss"]
+
+# Room for so much is some hundred of the smallest objects.
+_AT_ONCE: Final = 64 * 1024
+_PART: Final = 1 << 20
 
 
 @final
@@ -34,7 +39,9 @@ class MemoryMiss(MissHandler):
         self._ended = False
 
     async def write_body(self, data: bytes, *, end: bool) -> None:
-        """Add to the body; never waits.
+        """Add to the body; waits for nobody.
+
+        What has to go for a large piece goes in several turns of the loop.
 
         Args:
             data: What follows.
@@ -48,11 +55,26 @@ class MemoryMiss(MissHandler):
         if self._ended:
             msg = "the end of this body has been written"
             raise RuntimeError(msg)
-        self._filling.grow(write, len(data))
-        write.body.append(data)
+        if len(data) > _AT_ONCE:
+            await self._write_large(write, data)
+        else:
+            self._filling.grow(write, len(data))
+            write.body.append(data)
         if end:
             self._ended = True
             write.body.end()
+
+    async def _write_large(self, write: Write, data: bytes) -> None:
+        for start in range(0, len(data), _PART):
+            part = data[start : start + _PART]  # the very same, if it is not larger
+            while self._filling.make_some_room(len(part)):
+                await asyncio.sleep(0)
+                self._check()
+            self._filling.grow(write, len(part))
+            write.body.append(part)
+            if start + _PART < len(data):
+                await asyncio.sleep(0)
+                self._check()
 
     async def finish(self) -> Finished:
         """Publish the object.

@@ -111,7 +111,7 @@ class Objects:
     def _judge(self, slot: bytes, entry: Entry) -> Entry | None:
         verdict = self.purges.judge(entry.meta.tags, entry.epoch)
         if verdict.deleted:
-            self.remove(slot)
+            self._remove_purged(slot)
             return None
         if verdict.expired:
             entry.meta = entry.meta.expired(verdict.expired)
@@ -211,12 +211,16 @@ class Objects:
         entry = self.get(slot)
         if entry is None or abs(entry.meta.created - meta.created) >= 1e-6:
             return False
+        meta = meta.following(entry.meta)
         data, tags = meta.to_bytes(), pack_tags(meta.tags)
         weight = entry.size + weigh(data, tags)
-        record = Record.unpack(entry.data)._replace(
+        record = Record.unpack(entry.data)
+        expired = max(record.expired, self.purges.judge(entry.meta.tags, entry.epoch).expired)
+        record = record._replace(
             epoch=self.purges.epoch,
             weight=weight,
-            expired=0.0,
+            # What was confirmed before it was made to expire has expired.
+            expired=expired if meta.updated <= expired else 0.0,
             tags=tags,
             meta=data,
         )
@@ -263,6 +267,10 @@ class Objects:
         self._eviction.remove(CompactCacheKey.from_bytes(record.key))
         return True
 
+    def _remove_purged(self, slot: bytes) -> None:
+        self.remove(slot)
+        self._stats.tag_purged += 1
+
     def _drop(self, slot: bytes) -> Record | None:
         data = self._table.pop(slot)
         if data is None:
@@ -279,15 +287,19 @@ class Objects:
                 self.pin(body)
         return record
 
-    def clear(self) -> None:
-        """Remove everything; readers read on."""
+    def clear(self) -> list[dict[bytes, bytes] | dict[int, bytes]]:
+        """Remove everything; readers read on.
+
+        Returns:
+            What it was, in parts, to be freed one by one.
+        """
         for body in self._open.values():
             self.pin(body)
         self._open.clear()
         self._ready.clear()
-        self._table.clear()
         self.trash.close()
         self.weight = 0
+        return self._table.clear()
 
     # ----------------------------------------------------------------------- evicting
 
@@ -321,7 +333,7 @@ class Objects:
                 record = Record.unpack(data)
                 verdict = self.purges.judge(unpack_tags(record.tags), record.epoch)
                 if verdict.deleted:
-                    self.remove(slot)
+                    self._remove_purged(slot)
                 elif verdict.expired:
                     self._mark(slot, max(verdict.expired, record.expired))
             yield

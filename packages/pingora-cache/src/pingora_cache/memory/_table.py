@@ -124,10 +124,14 @@ class Table:
         shards = self._pieces
         return [shards[number % _SHARDS].pop(number) for number in range(first, first + count)]
 
-    def clear(self) -> None:
-        """Remove everything."""
-        for records in self._records:
-            records.clear()
-        for pieces in self._pieces:
-            pieces.clear()
+    def clear(self) -> list[dict[bytes, bytes] | dict[int, bytes]]:
+        """Remove everything.
+
+        Returns:
+            What it was, in parts: to free all of it takes half a second for a million records.
+        """
+        parts: list[dict[bytes, bytes] | dict[int, bytes]] = [*self._records, *self._pieces]
+        self._records = [{} for _ in range(_SHARDS)]
+        self._pieces = [{} for _ in range(_SHARDS)]
         self.objects = 0
+        return parts

@@ -229,6 +229,7 @@ class _History:
         self.count += 1
         known.tags = self.chance.sample(_TAGS, self.chance.randrange(3)) if self.has_tags else []
         confirmed = make_meta(self.count, created=meta.created, tags=known.tags)
+        confirmed = confirmed.replace(updated=time.time())
         assert await soon(self.storage.update_meta(key, confirmed))
         known.name = str(self.count)
         known.fresh = True

@@ -156,8 +156,38 @@ class PurgingTests(Harness):
             assert not meta.is_fresh(time.time())
             assert meta.header.get("etag") == '"e"'
             assert await self.drain(reader) == b"body"
-            assert await storage.update_meta(make_key(), make_meta("e", created=meta.created))
+            confirmed = make_meta("e", created=meta.created).replace(updated=time.time())
+            assert await storage.update_meta(make_key(), confirmed)
             assert await self._is_fresh(storage)
+
+    async def test_a_soft_purge_during_a_revalidation(self) -> None:
+        """What was confirmed before the purge, and is told after it, has expired."""
+        async with self.storage() as storage:
+            names = [b"a"] if self.has_tags else []
+            for by_tag in (False, True)[: 1 + self.has_tags]:
+                await self.write(storage, b"body", meta=make_meta("e", tags=names))
+                meta, reader = await self.find(storage)
+                reader.close()
+                confirmed = meta.replace(updated=time.time(), fresh_until=time.time() + 60)
+                if by_tag:
+                    await soon(storage.purge_tag(b"a", action=PurgeAction.EXPIRE))
+                else:
+                    await _purge(storage, action=PurgeAction.EXPIRE)
+                await storage.update_meta(make_key(), confirmed)
+
+                assert not await self._is_fresh(storage)
+
+    async def test_what_a_purge_said_of_variants(self) -> None:
+        """It is found with the object."""
+        async with self.storage() as storage:
+            await self.write(storage, b"body", meta=make_meta("e"))
+            meta, reader = await self.find(storage)
+            reader.close()
+            assert await storage.update_meta(make_key(), meta.replace(variants_expired=1e9))
+            told, reader = await self.find(storage)
+            reader.close()
+
+            assert told.variants_expired == 1e9
 
     async def test_a_soft_purge_during_a_write(self) -> None:
         """It is published, and has expired."""
@@ -244,7 +274,7 @@ class PurgingTests(Harness):
                 assert await self.read(storage, key) == b"body"
             meta, reader = await self.find(storage, keys[0])
             reader.close()
-            confirmed = make_meta(created=meta.created, tags=[b"a"])
+            confirmed = make_meta(created=meta.created, tags=[b"a"]).replace(updated=time.time())
             assert await storage.update_meta(keys[0], confirmed)
             await self.write(storage, b"again", key=keys[1], meta=make_meta(tags=[b"a"]))
             assert [await self._is_fresh(storage, key) for key in keys] == [True, True, False]

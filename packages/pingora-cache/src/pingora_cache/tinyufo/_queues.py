@@ -27,17 +27,16 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
 
-__all__ = ["HEADS", "Queues"]
+__all__ = ["Queues"]
 
-HEADS: Final = 2
-"""How many of the first places are heads of lists."""
-
+# How many of the first places are heads of lists.
+_HEADS: Final = 2
 _SMALL: Final = 0
 _MAIN: Final = 1
 
-# What a call does at most: 2 ms, 10 ms on a busy machine (2026-11).
+# What a call does at most: 2 ms. Whoever has a store removes as many objects from it in the same turn.
 _MOST_MOVED: Final = 1024
-_MOST_EVICTED: Final = 1024
+_MOST_EVICTED: Final = 256
 
 # A state is the uses, 0 to 3, plus 4 in the main queue. What a state is after one more use:
 _IN_MAIN: Final = 4
@@ -73,8 +72,8 @@ class Queues:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._small_limit = limit // 10 + 1
-        self.slots = Slots(HEADS)
-        self.states = bytearray(HEADS)
+        self.slots = Slots(_HEADS)
+        self.states = bytearray(_HEADS)
         self.used = _USED
         self.small_weight = 0
         self.main_weight = 0

@@ -11,8 +11,9 @@ as there are keys (TinyLFU's reset). For a large sketch that takes milliseconds;
 done in blocks, one with each of the counts that follow.
 
 The number of keys may grow: with twice the width, a key's cell is the old one or the one that is
-as far behind it as the old width, so that two copies of each row beside one another are right.
-That takes milliseconds for a large sketch, which is why it grows to a million keys and no further.
+as far behind it as the old width, so that two copies of each row beside one another are right. A
+row is doubled with each of the counts that follow. That still takes a millisecond for a large one,
+which is why it grows to a million keys and no further.
 
 Source: tinyufo/src/estimation.rs, which has up to twenty rows and halves them in one go.
 """
@@ -28,8 +29,10 @@ _CELLS_PER_KEY: Final = 4
 _LEAST_WIDTH: Final = 1024
 _COUNTS_PER_KEY: Final = 8
 _MOST: Final = 255
-# To double the width of more would take longer than 12 ms (2026-11).
+# To double a row of more would take longer than 3 ms (2026-11).
 _MOST_GROWN: Final = 1 << 20
+# Up to this width all rows grow at once.
+_GROWN_AT_ONCE: Final = 1 << 18
 _BLOCK: Final = 16384
 _HALVES: Final = bytes(count >> 1 for count in range(256))
 
@@ -51,21 +54,24 @@ class Sketch:
         keys: As given, or what it has grown to.
     """
 
-    __slots__ = ("_added", "_cells", "_sweep", "_width", "_window", "keys")
+    __slots__ = ("_added", "_is_at_work", "_row", "_rows", "_sweep", "_width", "_window", "keys")
 
     def __init__(self, keys: int) -> None:
         self.keys = keys
+        # What each row is, or grows to.
         self._width = max(_CELLS_PER_KEY * keys, _LEAST_WIDTH)
-        self._cells = bytearray(_ROWS * self._width)
+        self._rows = [bytearray(self._width) for _ in range(_ROWS)]
         self._window = _COUNTS_PER_KEY * keys
         self._added = 0
-        # Where the halving has got to; -1 if none is going on.
+        self._is_at_work = False
+        # Where the halving has got to: the row, and the cell in it; -1 if none is going on.
+        self._row = 0
         self._sweep = -1
 
     @property
     def memory(self) -> int:
         """Bytes that the counters take."""
-        return len(self._cells)
+        return sum(map(len, self._rows))
 
     def add(self, hashed: int) -> int:
         """Count a key once more.
@@ -77,18 +83,19 @@ class Sketch:
             Its count now, or more; 255 at most.
         """
         self._added += 1
-        if self._added >= self._window or self._sweep >= 0:
-            self._age()
-        cells = self._cells
+        if self._added >= self._window or self._is_at_work:
+            self._work()
+        rows = self._rows
         places = self._places(hashed)
+        one, two, three, four = rows
         first, second, third, fourth = places
-        count = min(cells[first], cells[second], cells[third], cells[fourth])
+        count = min(one[first], two[second], three[third], four[fourth])
         if count == _MOST:
             return count
         count += 1
-        for place in places:
-            if cells[place] < count:  # noqa: PLR1730 - a call of max takes four times as long
-                cells[place] = count
+        for row, place in zip(rows, places, strict=True):
+            if row[place] < count:  # noqa: PLR1730 - a call of max takes four times as long
+                row[place] = count
         return count
 
     def get(self, hashed: int) -> int:
@@ -100,46 +107,60 @@ class Sketch:
         Returns:
             Its count, or more.
         """
-        cells = self._cells
+        one, two, three, four = self._rows
         first, second, third, fourth = self._places(hashed)
-        return min(cells[first], cells[second], cells[third], cells[fourth])
+        return min(one[first], two[second], three[third], four[fourth])
 
     def _places(self, hashed: int) -> tuple[int, int, int, int]:
         mixed = (hashed ^ hashed >> 33) * _MIX_1 & _MASK
         mixed = (mixed ^ mixed >> 33) * _MIX_2 & _MASK
-        width = self._width
+        one, two, three, four = self._rows
         column, step = mixed >> 32, mixed & _LOW
         return (
-            column % width,
-            width + (column + step) % width,
-            2 * width + (column + 2 * step) % width,
-            3 * width + (column + 3 * step) % width,
+            column % len(one),
+            (column + step) % len(two),
+            (column + 2 * step) % len(three),
+            (column + 3 * step) % len(four),
         )
 
     def grow(self, keys: int) -> None:
         """Make room for more keys, up to a million; the counts stay.
 
-        It may be put off to a later call.
+        It may be put off to a later call, and large rows grow one with each count that follows.
 
         Args:
             keys: How many there are.
         """
-        if keys <= self.keys or self._sweep >= 0 or self.keys >= _MOST_GROWN:
+        if keys <= self.keys or self._is_at_work or self.keys >= _MOST_GROWN:
             return
         self.keys = min(max(2 * self.keys, keys), _MOST_GROWN)
         self._window = _COUNTS_PER_KEY * self.keys
         while self._width < self.keys * _CELLS_PER_KEY:
-            width = self._width
-            cells = memoryview(self._cells)
-            rows = [cells[row * width : (row + 1) * width] for row in range(_ROWS)]
-            self._cells = bytearray().join([row for row in rows for _ in range(2)])
-            self._width = 2 * width
+            self._width *= 2
+        self._is_at_work = True
+        while self._is_at_work and self._width <= _GROWN_AT_ONCE:
+            self._work()
+
+    def _work(self) -> None:
+        # A step of growing, or of halving.
+        for number, row in enumerate(self._rows):
+            if len(row) < self._width:
+                self._rows[number] = row + row
+                return
+        self._is_at_work = self._sweep >= 0 or self._added >= self._window
+        if self._is_at_work:
+            self._age()
 
     def _age(self) -> None:
         if self._sweep < 0:
             self._added = 0
-            self._sweep = 0
+            self._row = self._sweep = 0
+        row = self._rows[self._row]
         start = self._sweep
         end = start + _BLOCK
-        self._cells[start:end] = self._cells[start:end].translate(_HALVES)
-        self._sweep = end if end < len(self._cells) else -1
+        row[start:end] = row[start:end].translate(_HALVES)
+        self._sweep = end
+        if end >= len(row):
+            self._row += 1
+            self._sweep = 0 if self._row < _ROWS else -1
+        self._is_at_work = self._sweep >= 0

@@ -6,9 +6,9 @@ from collections.abc import MutableMapping
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeVar, final, overload
 
-from pingora_cache._entries import Entries
+from pingora_cache._entries import CHUNK_SHIFT, Entries
 from pingora_cache.evicted import Evicted
-from pingora_cache.tinyufo._queues import HEADS, Queues
+from pingora_cache.tinyufo._queues import Queues
 from pingora_cache.tinyufo._sketch import Sketch
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class TinyUfo(MutableMapping[_K, _V]):
         self._queues = Queues(limit)
         self._states = self._queues.states
         self._used = self._queues.used
-        self._entries = Entries[_K, _V](HEADS)
+        self._entries = Entries[_K, _V]()
         self._values = self._entries.values
         self._items = 0
 
@@ -126,7 +126,7 @@ class TinyUfo(MutableMapping[_K, _V]):
             return default
         states = self._states
         states[slot] = self._used[states[slot]]
-        return self._values[slot]
+        return self._values[slot >> CHUNK_SHIFT][slot]
 
     @overload
     def peek(self, key: _K, /) -> _V | None: ...
@@ -145,7 +145,7 @@ class TinyUfo(MutableMapping[_K, _V]):
             The value or the default.
         """
         slot = self._find(key)
-        return default if slot is None else self._values[slot]
+        return default if slot is None else self._values[slot >> CHUNK_SHIFT][slot]
 
     def weight_of(self, key: _K) -> int | None:
         """Tell the weight of a value.
@@ -234,7 +234,7 @@ class TinyUfo(MutableMapping[_K, _V]):
         slots = queues.evict(queues.limit - weight)
         if len(slots) == 1 and not is_forced:
             slot = slots[0]
-            if self._sketch.get(hash(self._entries.keys[slot])) > count:
+            if self._sketch.get(hash(self._entries.key(slot))) > count:
                 queues.put_back(slot)
                 return [Evicted(key, value, weight)]
         gone = [self._release(slot) for slot in slots] + self._evict(weight)
@@ -253,7 +253,7 @@ class TinyUfo(MutableMapping[_K, _V]):
         self, slot: int, value: _V, weight: int, *, is_forced: bool
     ) -> list[Evicted[_K, _V]]:
         queues = self._queues
-        self._values[slot] = value
+        self._values[slot >> CHUNK_SHIFT][slot] = value
         queues.use(slot)
         if not is_forced:
             queues.weigh(slot, weight)
@@ -289,7 +289,7 @@ class TinyUfo(MutableMapping[_K, _V]):
         if slot is None:
             raise KeyError(key)
         self._queues.use(slot)
-        return self._values[slot]
+        return self._values[slot >> CHUNK_SHIFT][slot]
 
     def __setitem__(self, key: _K, value: _V) -> None:
         self.force_put(key, value)
