@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from tests.architecture.workspace import MEMBERS, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
+_LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -52,12 +52,32 @@ def test_a_program_runs_and_prints_what_it_says(
 
 
 def test_the_first_program_of_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The front page of the repository leaves out imports; with those of its example it runs."""
+    """The front page of the repository can be copied as it stands."""
+    monkeypatch.setattr("sys.argv", ["readme"])
     monkeypatch.setattr(Server, "run_forever", lambda _: None)
-    names = dict(vars(import_module("examples.load_balancer")))
     (block,) = _blocks(ROOT / "README.md")
 
-    exec(
-        compile(f"from __future__ import annotations\n{block}\nmain()\n", "README.md", "exec"),
-        names,
-    )
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *(member / "README.md" for member in MEMBERS)],
+    ids=lambda page: page.parent.name,
+)
+def test_what_a_front_page_links_to_is_there(page: Path) -> None:
+    """Files exist, and pages have the headings that links name; no package leaves its folder."""
+    broken = []
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name
+        if not path.exists() or (anchor and anchor not in _anchors(path)):
+            broken.append(target)
+        elif page.parent != ROOT and not path.resolve().is_relative_to(page.parent):
+            broken.append(f"{target} is not in the package")
+    assert broken == []
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}

@@ -39,6 +39,7 @@ class Maker:
     ) -> Daemon:
         file = self.home / "conf.yaml"
         file.write_text(f"pid_file: daemon.pid\nerror_log: daemon.log\n{conf}", encoding="utf-8")
+        file.chmod(0o644)  # whatever the umask: some who read it are not us
         return Daemon(self.home, "-c", str(file), *arguments, launcher=launcher, passed=passed)
 
 

@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in written:
         sys.stdout.write(f"{path}\n")
     sys.stdout.write(
-        f"\nNext:\n  cd {directory}\n  python -m venv .venv && . .venv/bin/activate\n"
-        f"  pip install -e '.[dev]'\n  pytest && mypy\n"
+        f"\nNext:\n  cd {directory}\n  python3 -m venv .venv && . .venv/bin/activate\n"
+        f"  pip install -e '.[dev]'     # if it finds no pingora-proxy: see README.md\n"
+        f"  pytest && mypy\n"
         f"  python -m {parsed.name.replace('-', '_')} -c {parsed.name}.yaml\n"
     )
     return 0

@@ -12,6 +12,7 @@ from pingora_core.protocols.http.v1.parser import get_parser
 from pingora_core.protocols.http.v1.server import Http1Options
 from pingora_core.protocols.http.v2.options import Http2Options
 from pingora_core.services.listening import Service
+from pingora_proxy._misuse import check_callbacks
 from pingora_proxy.proxy import HttpProxy
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def http_proxy(
 
     Returns:
         The application.
+
+    Raises:
+        TypeError: If a callback is one that cannot be called.
     """
+    check_callbacks(app)
     if server_options is None:
         server_options = HttpServerOptions(
             http1=Http1Options(parser=get_parser(conf.http1_parser)),
@@ -157,6 +162,9 @@ def http_proxy_service(
 
     Returns:
         The service.
+
+    Raises:
+        TypeError: If a callback is one that cannot be called.
     """
     proxy = http_proxy(
         conf,

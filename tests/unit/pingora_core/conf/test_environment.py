@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from pingora_core.conf import CONFIG_ERROR, Opt, ServerConf
 from pingora_error import Error
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def conf_of(**variables: str) -> ServerConf:
@@ -158,10 +155,15 @@ def test_a_variable_without_a_meaning_gets_a_note(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_file_can_be_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``PINGORA_CONF`` stands in for ``-c``, which wins; an empty one is none."""
+    """``PINGORA_CONF`` stands in for ``-c``, which wins; what the program brings comes last."""
     monkeypatch.setenv("PINGORA_CONF", "a.yaml")
     assert Opt.parse_args([]).conf == "a.yaml"
     assert Opt.parse_args(["-c", "b.yaml"]).conf == "b.yaml"
 
     monkeypatch.setenv("PINGORA_CONF", "")
     assert Opt.parse_args([]).conf is None
+    assert Opt.parse_args([], conf=Path("own.yaml")).conf == "own.yaml"
+
+    monkeypatch.setenv("PINGORA_CONF", "a.yaml")
+    assert Opt.parse_args([], conf="own.yaml").conf == "a.yaml"
+    assert Opt.parse_args(["-c", "b.yaml"], conf="own.yaml").conf == "b.yaml"

@@ -58,6 +58,18 @@ def test_arguments_come_from_the_process_by_default(monkeypatch: pytest.MonkeyPa
     assert Opt.parse_args() == Opt(test=True)
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/srv/edge.py", "edge.py"), ("/srv/edge/__main__.py", "edge"), ("", "pingora")],
+)
+def test_messages_begin_with_the_name_of_the_program(
+    path: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a package that was run with -m, it is that of the package."""
+    monkeypatch.setattr("sys.argv", [path])
+    assert Opt.parser().prog == name
+
+
 def test_a_program_can_add_its_own_arguments() -> None:
     """parser() and from_namespace() let the options live beside a program's own."""
     parser = Opt.parser("Balance the load.")

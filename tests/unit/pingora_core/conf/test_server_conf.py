@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -292,6 +292,8 @@ def test_unknown_keys_are_kept_for_the_application() -> None:
         ("limits: {}", "c.yaml: limits.rate: is missing, allowed: requests a second"),
         ("limits: 5", "c.yaml: limits: got 5, allowed: object"),
         ("", "c.yaml: limits.rate: is missing, allowed: requests a second"),
+        ("limits: {rate: 1, nams: [x]}", "c.yaml: limits.nams: is not a key; is 'names' meant?"),
+        ("limits: {rate: 1, x: 2}", "c.yaml: limits.x: is not a key; allowed: rate, names"),
     ],
 )
 def test_a_wrong_section_is_refused_as_precisely(text: str, message: str) -> None:
@@ -302,6 +304,25 @@ def test_a_wrong_section_is_refused_as_precisely(text: str, message: str) -> Non
         conf.section("limits", Limits)
 
     assert caught.value.context.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{all: {a: {rat: 1, rate: 1}}}", "{some: [{rat: 1, rate: 1}]}", "{one: {rat: 1, rate: 1}}"],
+)
+def test_a_key_that_is_not_known_is_refused_at_any_depth(text: str) -> None:
+    """A misspelt setting would silently have its default."""
+
+    @dataclass
+    class Outer:
+        all: dict[str, Limits] = field(default_factory=dict)
+        some: tuple[Limits, ...] = ()
+        one: Limits | None = None
+
+    conf = ServerConf.from_yaml(f"outer: {text}", source="c.yaml")
+
+    with pytest.raises(Error, match=r"rat: is not a key; is 'rate' meant\?"):
+        conf.section("outer", Outer)
 
 
 def test_a_section_of_any_type_is_checked() -> None:

@@ -134,6 +134,13 @@ def test_a_socket_address_knows_its_family() -> None:
     assert v4.with_port(81) == InetAddress("127.0.0.1", 81)
 
 
+def test_a_url_is_no_address() -> None:
+    """Whoever writes one is told so, and not about brackets or ports."""
+    for url in ("http://127.0.0.1:80", "https://a.example"):
+        with pytest.raises(ValueError, match="is a URL; expected HOST:PORT"):
+            parse_address(url)
+
+
 @pytest.mark.parametrize(
     ("name", "address"),
     [

@@ -229,7 +229,13 @@ def _attempt(
     except Error as error:
         msg = f"listen on {address.key}"
         raise Error(ErrorType.BIND_ERROR, msg, cause=error) from error
-    _logger.warning("%s is in use, attempt %d of %d", address.key, attempt, retry.attempts)
+    _logger.warning(
+        "%s is in use by another socket (ss -ltnp tells whose): attempt %d of %d, the next in %g s",
+        address.key,
+        attempt,
+        retry.attempts,
+        retry.interval,
+    )
     return None
 
 

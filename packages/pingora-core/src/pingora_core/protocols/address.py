@@ -149,6 +149,8 @@ def parse_address(text: str) -> InetAddress | UnixAddress | HostAddress:
     """
     if text.startswith(_UNIX_PREFIX):
         return _unix(text)
+    if "://" in text:
+        raise ValueError(f"address {text!r} is a URL; expected HOST:PORT or unix:/PATH")
     host, colon, port_text = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"address {text!r} has no port; expected HOST:PORT or unix:/PATH")

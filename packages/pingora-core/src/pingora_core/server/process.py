@@ -10,12 +10,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvloop
 
 from pingora_core.conf import CONFIG_ERROR
+from pingora_core.conf._opt import program_name
 from pingora_core.runtime.allocator import keep_freed_memory
 from pingora_core.server._streams import settle_streams
 from pingora_error import Error
@@ -39,9 +39,8 @@ def say(line: str) -> None:
     Args:
         line: What to say; line breaks in it become spaces.
     """
-    program = Path(sys.argv[0] or "pingora").name
     with suppress(OSError, ValueError, AttributeError):  # closed: there is nobody to tell
-        sys.stderr.write(f"{program}: {' '.join(line.split())}\n")
+        sys.stderr.write(f"{program_name()}: {' '.join(line.split())}\n")
         sys.stderr.flush()
 
 

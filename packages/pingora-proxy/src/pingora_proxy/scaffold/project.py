@@ -33,6 +33,8 @@ _FILES: Final = {
     "settings.yaml": "{name}.yaml",
     "unit.service": "deploy/{name}.service",
     "Containerfile": "deploy/Containerfile",
+    "container.yaml": "deploy/container.yaml",
+    "dockerignore": ".dockerignore",
     "gitignore": ".gitignore",
 }
 
