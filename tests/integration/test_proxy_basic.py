@@ -13,6 +13,7 @@ from pingora_core.modules.compression import ResponseCompression
 from tests.support.client import RawClient
 from tests.support.origin import Origin
 from tests.support.origin_routes import rig
+from tests.support.ports import needs_ipv6
 from tests.support.proxy import BareProxy, RigContext, RigProxy, RunningProxy
 from tests.support.wire import Truncated
 
@@ -96,6 +97,7 @@ async def test_simple_proxy_uds_peer(tmp_path: Path) -> None:
     assert second.get("x-conn-reuse") == "1"
 
 
+@needs_ipv6
 async def test_ipv6_listener_and_peer() -> None:
     """Both sides may speak IPv6."""
     async with (

@@ -8,44 +8,16 @@ from pingora_error import Error, RetryType
 from pingora_proxy._user_errors import as_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from pingora_core.connectors.http.connector import Connector
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_proxy.hooks import CTX, ProxyHttp
-    from pingora_proxy.observe import AttemptRecord, Observers
     from pingora_proxy.session import Session
 
-__all__ = ["IDEMPOTENT_METHODS", "connect", "judge", "observed"]
+__all__ = ["IDEMPOTENT_METHODS", "connect", "judge"]
 
 IDEMPOTENT_METHODS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Methods whose requests may be executed twice: RFC 9110 section 9.2.2."""
-
-
-async def observed(
-    observers: Observers,
-    session: Session,
-    peer: HttpPeer,
-    attempt: Callable[[AttemptRecord], Awaitable[None]],
-) -> None:
-    """Make an attempt of which observers are told.
-
-    Args:
-        observers: They.
-        session: The request.
-        peer: Where the attempt goes.
-        attempt: Makes it, and notes its steps.
-    """
-    record = observers.attempt_started(session, peer)
-    failure: Error | None = None
-    try:
-        await attempt(record)
-    except Exception as error:
-        failure = as_error(error, session.phase)
-        raise
-    finally:
-        observers.attempt_ended(session, record, failure)
 
 
 async def connect(

@@ -143,7 +143,7 @@ class HedgedAttempt(Generic[CTX]):
         loser = self._second if winner is self._first else self._first
         if loser is not None and loser.error is not None:
             self._log(loser.error)
-        self._session.set_upstream_session(winner.upstream)
+        self._session.upstream_session = winner.upstream
         self._session.phase = "read response"
         self._plan.settled(winner.peer)
         return head

@@ -121,7 +121,7 @@ class Try(Generic[CTX]):
         if upstream is None:
             upstream = await connect(app, shared.connector, session, peer=peer, ctx=ctx)
         self.upstream = upstream
-        session.set_upstream_session(upstream)
+        session.upstream_session = upstream
         if record is not None:
             record.connected = time.monotonic()
             record.reused = self._is_reused
@@ -132,9 +132,7 @@ class Try(Generic[CTX]):
                 digest = upstream.digest
                 await app.connected_to_upstream(session, self._is_reused, peer, digest, ctx)
             kind = Exchange if session.active_cache is None else exchange_for(session)
-            self._exchange = exchange = kind(
-                app, shared.overrides, session, upstream, peer=peer, ctx=ctx
-            )
+            self._exchange = exchange = kind(app, shared.overrides, session, upstream, peer, ctx)
             exchange.watcher = shared.watch_client
             if self._holds_back:
                 exchange.hold_back()

@@ -33,6 +33,8 @@ _RESPONSE_HOP = frozenset(
 # Looking an enum's member up costs as much as the rest of a comparison.
 _HTTP_11 = Version.HTTP_11
 _HTTP_20 = Version.HTTP_20
+# What Connection says in nearly all responses; it names nothing to be removed besides itself.
+_USUAL_CONNECTION = frozenset({b"keep-alive", b"Keep-Alive", b"close", b"Close"})
 # What Connection may name without taking effect: these decide framing, routing and identity, and
 # what a cache does with the message (RFC 9110 section 7.6.1: "Cache-Control is never appropriate
 # as a connection option").
@@ -124,7 +126,11 @@ def clean_response(response: ResponseHeader) -> bool:
     """
     values = response.first_values()
     if not _RESPONSE_HOP.isdisjoint(values):
-        _remove_named(response)
+        named = values.get(b"connection")
+        if named is not None and (
+            named not in _USUAL_CONNECTION or len(values) != len(response.raw_items)
+        ):
+            _remove_named(response)
         response.remove_headers(_RESPONSE_HOP)
     return b"content-length" in values
 

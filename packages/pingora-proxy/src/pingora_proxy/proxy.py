@@ -12,19 +12,28 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Generic
 
-from pingora_cache.phase import CachePhase
 from pingora_cache.reason import NoCacheReason
 from pingora_core.apps.http_app import HttpServerApp
 from pingora_core.connectors.http.connector import Connector
 from pingora_core.modules.chain import HttpModules
 from pingora_core.protocols.http.subrequest import SubrequestSession
+from pingora_core.upstreams.peer import HttpPeer
 from pingora_error import Error, HTTPStatus
-from pingora_proxy._attempt import connect, judge, observed
+from pingora_proxy._attempt import connect, judge
 from pingora_proxy._cache_exchange import exchange_for
 from pingora_proxy._cache_lookup import CacheLookup
-from pingora_proxy._endings import log_error, plain_page, tell_logging
+from pingora_proxy._endings import (
+    answer_without_context,
+    finish,
+    finish_now,
+    log_error,
+    plain_page,
+    refuse,
+    tell_logging,
+)
 from pingora_proxy._exchange import Exchange
 from pingora_proxy._hedging import HedgedAttempt, can_be_hedged
+from pingora_proxy._misuse import check_peer, tell_of_silence
 from pingora_proxy._overrides import Overrides
 from pingora_proxy._stored_responses import StoredResponses
 from pingora_proxy._user_errors import as_error
@@ -42,7 +51,6 @@ if TYPE_CHECKING:
     from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.runtime.shutdown import ShutdownWatch
-    from pingora_core.upstreams.peer import HttpPeer
     from pingora_http import ResponseHeader
     from pingora_proxy.hooks import ProxyHttp
     from pingora_proxy.observe import AttemptRecord, ProxyObserver
@@ -89,6 +97,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
     ) -> None:
         self.app: ProxyHttp[CTX] = app
         self.observers: Observers | None = Observers(observers) if observers else None
+        self._new_session = Session if self.observers is None else self.observers.new_session
         self.load_shedder = load_shedder
         self.connector: Connector = connector or Connector()
         if server_options is not None:
@@ -102,24 +111,32 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         self._parts = ServiceParts(self.downstream_modules, self.upstream_modules, new_cache)
         self._subrequests = SubrequestSpawner(self.process_new_http)
         self._overrides = Overrides(app)
+        persists = self._overrides.persist_connection_context
+        self._persist = app.persist_connection_context if persists else None
         self._stored = StoredResponses(app, self._overrides)
         self._cache = CacheLookup(app, self._overrides, self._stored, self._subrequests)
         self._is_plain = not self._overrides.acts_before_upstream
         self._is_prepared = self._overrides.response_filter or self.observers is not None
 
     async def startup(self) -> None:
-        """Have the user's object get ready; the service calls this before it listens."""
+        """Have observers and the user's object get ready; the service calls this before it listens."""
+        if self.observers is not None:
+            await self.observers.startup()
         await self.app.startup()
 
     async def cleanup(self) -> None:
-        """End subrequests and idle upstream connections; the service calls this at its end."""
-        await self._subrequests.close()
-        await self.connector.close()
-        await self.app.cleanup()
+        """End subrequests, idle upstream connections and observers; the service calls this at last."""
+        try:
+            await self._subrequests.close()
+            await self.connector.close()
+            await self.app.cleanup()
+        finally:
+            if self.observers is not None:
+                await self.observers.cleanup()
 
     # ------------------------------------------------------------ one request
 
-    async def process_new_http(
+    async def process_new_http(  # noqa: C901, PLR0912 - in one piece: each call would cost every request
         self,
         session: ServerSession,
         shutdown: ShutdownWatch,
@@ -147,10 +164,18 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if shedder is not None and error is None and not isinstance(session, SubrequestSession):
             permit = shedder.admit(session.request)
             if permit is None:
-                return await shedder.refuse(session)
+                new_session = partial(self._new_session, session, self._parts, shutdown)
+                return await refuse(shedder, session, self.observers, new_session)
         try:
-            own = Session(session, self._parts, shutdown, permit, subrequest_ctx=subrequest)
-            ctx = self.app.new_ctx()
+            own = self._new_session(session, self._parts, shutdown, permit)
+            own.subrequest_ctx = subrequest
+            try:
+                ctx = self.app.new_ctx()
+            except Exception as failure:  # noqa: BLE001 - it may raise anything
+                error = as_error(failure, "new_ctx")
+                if self.observers is not None:
+                    self.observers.request_started(own)
+                return await answer_without_context(own, error)
             if self._is_prepared:
                 self._prepare(own, ctx)
             if error is None:
@@ -169,7 +194,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             alive = error is None or await self._fail(own, error, ctx)
             if self._overrides.logging:
                 await tell_logging(self.app, own, error, ctx)
-            return alive and await self._finish(own, ctx)
+            reusable = alive and finish_now(own, ctx, self._persist)
+            return await finish(own, ctx, self._persist) if reusable is None else reusable
         finally:
             if own is not None and (permit or own.record or own.active_cache):
                 self._let_go(own, error)
@@ -201,6 +227,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if overrides.request_filter:
             session.phase = "request_filter"
             if await app.request_filter(session, ctx):
+                if downstream.response_written is None:
+                    tell_of_silence(app)
                 return True
         if overrides.request_cache_filter and await self._cache.answers(session, ctx):
             return True
@@ -229,6 +257,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         while True:
             session.phase = "upstream_peer"
             peer = await app.upstream_peer(session, ctx)
+            if type(peer) is not HttpPeer:
+                check_peer(app, peer)
             tries += 1
             try:
                 plan = app.hedge_request(session, peer, ctx) if may_hedge else None
@@ -237,8 +267,16 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 elif self.observers is None:
                     await self._attempt(session, peer, ctx)
                 else:
-                    attempt = partial(self._attempt, session, peer, ctx)
-                    await observed(self.observers, session, peer, attempt)
+                    # Here, and not in a coroutine around: each step of the attempt would pay.
+                    record = self.observers.attempt_started(session, peer)
+                    failure: Error | None = None
+                    try:
+                        await self._attempt(session, peer, ctx, record)
+                    except Exception as error:
+                        failure = as_error(error, session.phase)
+                        raise
+                    finally:
+                        self.observers.attempt_ended(session, record, failure)
                 return
             except Error as error:
                 if (
@@ -247,12 +285,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                     or downstream.response_written is not None
                     or (downstream.body_bytes_read > 0 and downstream.retry_buffer_truncated)
                 ):
-                    cache = session.active_cache
-                    if cache is not None:
-                        if await self._stored.serves_stale(session, ctx, error):
-                            return
-                        if cache.phase is CachePhase.STALE:
-                            cache.disable(NoCacheReason.UPSTREAM_ERROR)  # nothing of it is used
+                    if await self._stored.serves_instead(session, ctx, error):
+                        return
                     raise
                 if not app.suppress_error_log(session, ctx, error):
                     _logger.warning(
@@ -271,7 +305,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         reused = upstream is not None
         if upstream is None:
             upstream = await connect(self.app, connector, session, peer=peer, ctx=ctx)
-        session.set_upstream_session(upstream)
+        session.upstream_session = upstream
         if record is not None:
             record.connected_over(upstream.digest, reused=reused)
         try:
@@ -279,7 +313,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                 session.phase = "connected_to_upstream"
                 await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
             kind = Exchange if session.active_cache is None else exchange_for(session)
-            exchange = kind(self.app, self._overrides, session, upstream, peer=peer, ctx=ctx)
+            exchange = kind(self.app, self._overrides, session, upstream, peer, ctx)
             if record is not None and self.observers is not None:
                 exchange.observe(self.observers, record)
             await exchange.run()
@@ -338,18 +372,6 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if session.has_upstream or not outcome.can_reuse_downstream:
             downstream.set_keepalive(None)
         return True
-
-    async def _finish(self, session: Session, ctx: CTX) -> bool:
-        downstream = session.downstream_session
-        try:
-            reusable = await downstream.finish()
-        except Error as late:
-            _logger.debug("a response could not be completed: %s", late)
-            downstream.shutdown()
-            return False
-        if reusable and self._overrides.persist_connection_context:
-            downstream.connection_context = self.app.persist_connection_context(session, ctx)
-        return reusable
 
     # ---------------------------------------------------------------- helpers
 

@@ -17,6 +17,7 @@ from pingora_core.protocols.digest import (
     TimingDigest,
 )
 from pingora_http import ResponseHeader
+from tests.support.ports import needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Transport(asyncio.BaseTransport):
         return self.closing
 
 
-@pytest.fixture(params=["127.0.0.1", "::1"], ids=["ipv4", "ipv6"])
+@pytest.fixture(params=["127.0.0.1", pytest.param("::1", marks=needs_ipv6)], ids=["ipv4", "ipv6"])
 def connected(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
     with (
@@ -162,7 +163,7 @@ class RedirectedSocket(socket.socket):
             struct.pack("=H", socket.AF_INET) + b"\x01\xbb" + bytes([192, 0, 2, 7]) + bytes(8),
             InetAddress("192.0.2.7", 443),
         ),
-        (
+        pytest.param(
             socket.AF_INET6,
             struct.pack("=H", socket.AF_INET6)
             + b"\x00\x50"
@@ -170,6 +171,7 @@ class RedirectedSocket(socket.socket):
             + socket.inet_pton(socket.AF_INET6, "2001:db8::7")
             + struct.pack("=I", 3),
             InetAddress("2001:db8::7", 80, 0, 3),
+            marks=needs_ipv6,
         ),
         (socket.AF_INET, struct.pack("=H", 99) + bytes(14), None),
         (socket.AF_INET, b"", None),

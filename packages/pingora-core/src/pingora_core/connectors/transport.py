@@ -170,9 +170,9 @@ class TransportConnector:
             if stream.at_eof or stream.buffered:
                 # Only a stream of the user's own making ends without a call to the watcher.
                 stream.close()
-            elif watcher.address is peer.address or _leads_to(stream, peer):
+            elif watcher.address is (address := peer.address) or _leads_to(stream, peer):
                 # The same object as at the last time was checked at the last time.
-                watcher.address = peer.address
+                watcher.address = address
                 self.reused_count += 1
                 return stream
             else:

@@ -26,16 +26,20 @@ _M = TypeVar("_M", bound=HttpModule)
 class HttpModules:
     """The kinds of modules of one service.
 
+    Attributes:
+        has_eager: Whether any module is made for every request, asked for or not.
+
     Source: pingora-core/src/modules/http/mod.rs.
     """
 
-    __slots__ = ("_builders", "_eager", "_is_frozen")
+    __slots__ = ("_builders", "_eager", "_is_frozen", "has_eager")
 
     def __init__(self) -> None:
         # In running order.
         self._builders: dict[type[HttpModule], HttpModuleBuilder] = {}
         self._eager: tuple[HttpModuleBuilder, ...] = ()
         self._is_frozen = False
+        self.has_eager: bool = False
 
     def add_module(self, builder: HttpModuleBuilder) -> None:
         """Add a kind of module.
@@ -58,6 +62,7 @@ class HttpModules:
         builders = sorted((*self._builders.values(), builder), key=lambda each: -each.order)
         self._builders = {each.module_type: each for each in builders}
         self._eager = tuple(each for each in builders if not each.lazy)
+        self.has_eager = bool(self._eager)
 
     def builder_of(self, module_type: type[HttpModule]) -> HttpModuleBuilder | None:
         """Find out what makes the modules of a type.
@@ -69,11 +74,6 @@ class HttpModules:
             Its builder; None if there is none.
         """
         return self._builders.get(module_type)
-
-    @property
-    def has_eager(self) -> bool:
-        """Whether any module is made for every request, asked for or not."""
-        return bool(self._eager)
 
     def __contains__(self, module_type: type[HttpModule]) -> bool:
         return module_type in self._builders

@@ -15,6 +15,7 @@ from pingora_core.protocols.address import InetAddress
 from pingora_core.protocols.l4 import DatagramEndpoint, DatagramOptions
 from pingora_core.protocols.l4._pktinfo import answering_control, destination_of
 from pingora_error import Error, ErrorType
+from tests.support.ports import needs_ipv6
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ async def receive(sock: socket.socket) -> bytes:
         return await asyncio.get_running_loop().sock_recv(sock, 70000)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
 @pytest.mark.parametrize("size", [0, 1, 1400, 65507])
 async def test_echo(host: str, size: int) -> None:
     """A datagram arrives whole and is answered, from nothing up to the largest there is."""
@@ -115,8 +116,8 @@ async def test_echo(host: str, size: int) -> None:
     [
         ("0.0.0.0", "127.0.0.1"),
         ("0.0.0.0", "127.3.2.1"),
-        ("::", "::1"),
-        ("::", "::ffff:127.3.2.1"),
+        pytest.param("::", "::1", marks=needs_ipv6),
+        pytest.param("::", "::ffff:127.3.2.1", marks=needs_ipv6),
     ],
 )
 async def test_answers_leave_from_where_was_asked(bind: str, ask: str) -> None:

@@ -182,7 +182,7 @@ async def test_close_gives_a_stuck_peer_up() -> None:
         stream.close()
         await stream.wait_closed()
 
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 10
         with pytest.raises(ConnectionResetError):
             await peer.recv_all()
 
@@ -341,7 +341,7 @@ async def test_on_disconnect_is_called_at_a_reset() -> None:
 
         peer.reset()
 
-        await asyncio.wait_for(called.wait(), 1)
+        await asyncio.wait_for(called.wait(), 10)
 
 
 async def test_on_disconnect_set_too_late_is_called_at_once() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pingora_core.connectors.http.v2 import Http2Connector
 from pingora_core.connectors.transport import ConnectorOptions, TransportConnector
 from pingora_core.protocols.http.v1.client import HttpSession as Http1Session
-from pingora_core.protocols.http.v1.framing import FramingOptions
+from pingora_core.protocols.http.v1.limits import STRICT, FramingOptions
 from pingora_core.protocols.http.v1.parser import DEFAULT_LIMITS, get_parser
 from pingora_core.protocols.http.v2._client_stream import ClientStream
 from pingora_core.protocols.http.v2.client import HttpSession as Http2Session
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pingora_core.protocols.http.v1.parser import HeadLimits
     from pingora_core.protocols.http.v2.options import EngineName
     from pingora_core.protocols.interfaces import Stream
+    from pingora_core.upstreams.options import PeerOptions
     from pingora_core.upstreams.peer import HttpPeer
 
 __all__ = ["Connector"]
 
-_STRICT = FramingOptions()
 _LENIENT_LENGTH = FramingOptions(allow_invalid_response_content_length=True)
 # Bound here: looking a member up in its enum costs 60 ns (2026-11).
 _H1, _H2, _H2H1 = ALPN.H1, ALPN.H2, ALPN.H2H1
@@ -78,7 +78,8 @@ class Connector:
             A session on a connection that is alive as far as can be seen; None when there is
             none.
         """
-        alpn = peer.options.alpn
+        options = peer.options
+        alpn = options.alpn
         if alpn is _H2 or (alpn is _H2H1 and peer.is_tls):
             stream = self.http2.reused_stream(peer)
             if stream is not None:
@@ -88,7 +89,7 @@ class Connector:
             if alpn is _H2:
                 return None
         connection = self.transport.reused_stream(peer)
-        return None if connection is None else self._http1_session(connection, peer)
+        return None if connection is None else self._http1_session(connection, options)
 
     async def new_http_session(self, peer: HttpPeer, *, upgrade: bool = False) -> ClientSession:
         """Connect to a peer.
@@ -108,13 +109,13 @@ class Connector:
         alpn = peer.options.alpn
         if alpn is _H2H1 and peer.is_tls and upgrade:
             stream = await self.transport.new_stream(peer, alpn=_H1)
-            return self._http1_session(stream, peer)
+            return self._http1_session(stream, peer.options)
         if alpn is _H2 or (alpn is _H2H1 and peer.is_tls):
             made = await self.http2.connect(peer)
             if isinstance(made, ClientStream):
                 return self._http2_session(made, peer)
-            return self._http1_session(made, peer)
-        return self._http1_session(await self.transport.new_stream(peer), peer)
+            return self._http1_session(made, peer.options)
+        return self._http1_session(await self.transport.new_stream(peer), peer.options)
 
     async def get_http_session(
         self, peer: HttpPeer, *, upgrade: bool = False
@@ -147,29 +148,24 @@ class Connector:
                 connection is free again.
             peer: The peer it was got for; its ``idle_timeout`` bounds the time in the pool.
         """
-        if isinstance(session, Http2Session):
+        # The common kind first, and by its type: asking an abstract class for its instances costs
+        # 0.1 us (2026-11).
+        if type(session) is Http1Session and session.can_reuse:
+            self.transport.release_stream(
+                session.stream, peer.reuse_key(), peer.options.idle_timeout
+            )
+        elif isinstance(session, Http2Session):
             self.http2.pool.set_idle_timeout(session.stream.carrier, peer.options.idle_timeout)
             session.shutdown()
             if session.wants_h1:
                 self.transport.prefer_h1(peer)
                 self.http2.retire(peer)
-        elif session.can_reuse and isinstance(session, Http1Session):
-            self.transport.release_stream(
-                session.stream, peer.reuse_key(), peer.options.idle_timeout
-            )
         else:
             session.shutdown()
 
-    def _http1_session(self, stream: Stream, peer: HttpPeer) -> Http1Session:
-        options = peer.options
-        session = Http1Session(
-            stream,
-            parser=self._parser,
-            limits=self._limits,
-            options=_LENIENT_LENGTH
-            if options.allow_h1_response_invalid_content_length
-            else _STRICT,
-        )
+    def _http1_session(self, stream: Stream, options: PeerOptions) -> Http1Session:
+        framing = _LENIENT_LENGTH if options.allow_h1_response_invalid_content_length else STRICT
+        session = Http1Session(stream, self._parser, self._limits, framing)
         session.read_timeout = options.read_timeout
         session.write_timeout = options.write_timeout
         return session

@@ -54,6 +54,11 @@ class L4Stream(TransportStream, asyncio.Protocol):
             quarter of it.
         linger: How long `close` may take to send what was written, seconds.
         on_connected: Called with the stream once it is connected.
+
+    Attributes:
+        at_eof: Whether the peer ended its direction or the connection is gone.
+        buffered: How many bytes `take` would return now.
+        is_closed: Whether `close` or `abort` was called or the connection is lost.
     """
 
     __slots__ = (
@@ -71,6 +76,9 @@ class L4Stream(TransportStream, asyncio.Protocol):
         "_read_limit",
         "_waiter",
         "_write_limit",
+        "at_eof",
+        "buffered",
+        "is_closed",
         "on_data",
     )
 
@@ -89,13 +97,16 @@ class L4Stream(TransportStream, asyncio.Protocol):
         self._linger = linger
         self._on_connected = on_connected
         self._buffer = b""
+        # Not properties, which take six times as long: all are read several times per request.
+        self.buffered: int = 0
+        self.at_eof: bool = False
+        self.is_closed: bool = False
         self._waiter: asyncio.Future[bool] | None = None
         self._closed_waiters: tuple[asyncio.Future[None], ...] = ()
         self._read_deadline: Deadline | None = None
         self._on_disconnect: Callable[[], None] | None = None
         # True once any of _eof, _closed, _lost, _failure is: what the hot path looks at.
-        self._halted = False
-        self._eof = False
+        self._halted = self._eof = False
         self._discarding = False
         self._paused = False
         self.on_data: Callable[[], None] | None = None
@@ -128,6 +139,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
         self._buffer = data
+        self.buffered = size = len(data)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -136,8 +148,9 @@ class L4Stream(TransportStream, asyncio.Protocol):
                 return
         if self._discarding:
             self._buffer = b""
+            self.buffered = 0
             return
-        if len(data) >= self._read_limit and not self._paused:
+        if size >= self._read_limit and not self._paused:
             self._paused = True
             self._transport.pause_reading()
         if self.on_data is not None:
@@ -151,7 +164,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """
         if self._discarding:
             return False
-        self._eof = self._halted = True
+        self._eof = self._halted = self.at_eof = True
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -166,7 +179,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         Args:
             exc: What broke the connection; None if this side closed it.
         """
-        self._lost = self._halted = self._unwritable = True
+        self._lost = self._halted = self._unwritable = self.at_eof = self.is_closed = True
         self._lost_cause = exc
         self.needs_drain = False
         self._discarding = False
@@ -174,6 +187,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
             if not self._eof:
                 room = max(0, self._read_limit - len(self._buffer))
                 self._buffer += self._read_remaining(room)
+                self.buffered = len(self._buffer)
             self._disconnected()
         for deadline in (self._read_deadline, self._write_deadline):
             if deadline is not None:
@@ -190,16 +204,6 @@ class L4Stream(TransportStream, asyncio.Protocol):
 
     # ---------------------------------------------------------------- reading
 
-    @property
-    def buffered(self) -> int:
-        """How many bytes `take` would return now."""
-        return len(self._buffer)
-
-    @property
-    def at_eof(self) -> bool:
-        """Whether the peer ended its direction or the connection is gone."""
-        return self._eof or self._lost
-
     def pending_input(self) -> int:
         """Tell how much has arrived that was not taken, the kernel's buffer included.
 
@@ -208,9 +212,9 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """
         sock = None if self._eof or self._closed else self._socket()
         if sock is None:
-            return len(self._buffer)
+            return self.buffered
         answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, _NO_BYTES)
-        return len(self._buffer) + int.from_bytes(answer, sys.byteorder)
+        return self.buffered + int.from_bytes(answer, sys.byteorder)
 
     def take(self) -> bytes:
         """Hand over everything that is buffered, and resume reading if it was paused.
@@ -220,6 +224,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
         """
         data = self._buffer
         self._buffer = b""
+        self.buffered = 0
         if self._paused:
             self._resume_reading()
         return data
@@ -230,7 +235,8 @@ class L4Stream(TransportStream, asyncio.Protocol):
         Args:
             data: Bytes the next `take` returns first.
         """
-        self._buffer = data + self._buffer
+        self._buffer = data + self._buffer if self._buffer else data
+        self.buffered = len(self._buffer)
 
     def fill(self, timeout: float | None = None) -> asyncio.Future[bool]:
         """Wait until more bytes are buffered than now; see `Stream.fill`.
@@ -268,11 +274,6 @@ class L4Stream(TransportStream, asyncio.Protocol):
 
     # ---------------------------------------------------------------- closing
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` or `abort` was called or the connection is lost."""
-        return self._closed or self._lost
-
     def close(self, *, discard_input: bool = False, linger: float | None = None) -> None:
         """Send what was written, then close; abort after the linger time. See `Stream.close`.
 
@@ -280,7 +281,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
             discard_input: Whether to read and drop what the peer still sends before closing.
             linger: Longest time for that, seconds; None for the stream's own.
         """
-        if self._closed or self._lost:
+        if self.is_closed:
             return
         self.flush_writes()
         self._detach_owner()
@@ -338,7 +339,7 @@ class L4Stream(TransportStream, asyncio.Protocol):
             callback: Called at once if it has already happened. None removes the one set.
         """
         self._on_disconnect = callback
-        if callback is not None and (self._eof or self._lost):
+        if callback is not None and self.at_eof:
             self._disconnected()
 
     # ---------------------------------------------------------------- private
@@ -359,8 +360,9 @@ class L4Stream(TransportStream, asyncio.Protocol):
 
     def _detach_owner(self) -> None:
         # What both ways of closing begin with: nobody is called or waits any more.
-        self._closed = self._halted = self._unwritable = True
+        self._closed = self._halted = self._unwritable = self.is_closed = True
         self._buffer = b""
+        self.buffered = 0
         self.on_data = self._on_disconnect = None
         if self._read_deadline is not None:
             self._read_deadline.cancel()

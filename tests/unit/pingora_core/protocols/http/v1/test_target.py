@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pingora_core.protocols.http.v1._target import _MAX_GOOD_HOSTS, _good_hosts
+from pingora_core.protocols.http.v1._target import _MAX_GOOD_HOSTS, GOOD_HOSTS
 from pingora_core.protocols.http.v1.framing import check_request_head
 from pingora_core.protocols.http.v1.parser import DEFAULT_LIMITS
 from pingora_error import Error, ErrorType
@@ -131,8 +131,8 @@ def test_good_hosts_are_remembered_within_bounds(parser: Http1Parser) -> None:
         _request(parser, b"GET / HTTP/1.1", b"h%d.example" % number)
     _request(parser, b"GET / HTTP/1.1", b"x" * 300)
 
-    assert len(_good_hosts) <= _MAX_GOOD_HOSTS
-    assert b"x" * 300 not in _good_hosts
+    assert len(GOOD_HOSTS) <= _MAX_GOOD_HOSTS
+    assert b"x" * 300 not in GOOD_HOSTS
 
 
 # --------------------------------------------------------------- origin-form

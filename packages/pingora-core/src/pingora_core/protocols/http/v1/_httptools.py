@@ -1,5 +1,8 @@
 """The default engine: httptools, which is llhttp, the parser of Node.js.
 
+A head in its usual form does not even come to it: its lines are looked up (`_known_lines`). What
+llhttp sees is what is unusual, or wrong.
+
 llhttp reads, and refuses, field sections. It is lenient where first lines are concerned (several
 spaces, other protocols) and knows a fixed list of methods; so the first line is split by us.
 """
@@ -15,9 +18,12 @@ from httptools import (
     HttpResponseParser,
 )
 
+from pingora_core.protocols.http.v1._known_lines import take_fields
 from pingora_core.protocols.http.v1._start_line import (
+    known_status_line,
     split_request_line,
     split_status_line,
+    split_usual_request_line,
     substitute_request_line,
 )
 from pingora_error import Error, ErrorType
@@ -58,6 +64,12 @@ class HttptoolsParser:
         Raises:
             Error: ``INVALID_HTTP_HEADER`` or ``HTTPStatus(505)``.
         """
+        line, *lines = head[:-4].split(b"\r\n")
+        usual = split_usual_request_line(line)
+        if usual is not None and lines:
+            taken = take_fields(lines)
+            if taken is not None:
+                return RequestHeader.from_wire(*usual, *taken)
         fields = _Fields()
         try:
             HttpRequestParser(fields).feed_data(head)
@@ -74,6 +86,8 @@ class HttptoolsParser:
             if substitute is not None:
                 plain, method, version = substitute
                 request = self.parse_request(plain)
+                # A plain list again: the line that was judged is not the one that came.
+                request.raw_items = list(request.raw_items)
                 request.raw_method = method
                 request.version = version
                 return request
@@ -96,6 +110,12 @@ class HttptoolsParser:
         Raises:
             Error: ``INVALID_HTTP_HEADER`` or ``HTTPStatus(505)``.
         """
+        line, *lines = head[:-4].split(b"\r\n")
+        known = known_status_line(line)
+        if known is not None and lines:
+            taken = take_fields(lines)
+            if taken is not None:
+                return ResponseHeader.from_wire(*known, *taken)
         fields = _Fields()
         status, reason, version = split_status_line(head)
         if not head.startswith(_KNOWN_VERSIONS):

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.v1.body_writer import BodyWriter
     from pingora_core.protocols.http.v1.limits import HeadLimits
     from pingora_core.protocols.http.v1.parser import Http1Parser
     from pingora_core.protocols.interfaces import Stream
-    from pingora_http import HeaderMap
+    from pingora_http import HeaderMap, ResponseHeader
 
 __all__ = ["Http1Options", "RequestSide", "placeholder_request"]
 
@@ -44,6 +45,9 @@ __all__ = ["Http1Options", "RequestSide", "placeholder_request"]
 _MAX_EMPTY_LINES = 4
 
 _DOWNSTREAM = ErrorSource.DOWNSTREAM
+_HTTP_11 = Version.HTTP_11
+# Without these, what a client of HTTP/1.1 wants is known.
+_DECIDES_PERSISTENCE = frozenset({b"connection", b"upgrade"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,8 @@ class RequestSide(ClientRequest):
     Attributes:
         stream: The connection.
         is_idle: True while nothing of a request has arrived, so that closing loses nothing.
+        is_body_empty: Whether the request has no body at all.
+        is_upgrade_request: Whether the client asks for another protocol (or a tunnel).
         is_refused: Whether the head could not be read or accepted, so that nobody knows what of
             the request is still to come.
         last_request: Whether the connection closes after this exchange, whatever the client
@@ -97,21 +103,33 @@ class RequestSide(ClientRequest):
 
     request: RequestHeader
     is_idle: bool = False
+    # For the type's sake, as they take the place of properties; `__init__` sets them again.
+    is_body_empty: bool = True
+    is_upgrade_request: bool = False
     is_refused: bool = False
-    last_request: bool = False
     head_size: int = 0
-    goes_on: Callable[[], bool] | None = None
     _continue_pending = False
     _keepalive = False
-    _upgrade_request = False
-    _body: BodyReader | None = None
     _trailers: HeaderMap | None = None
-    _has_body = False
 
     def __init__(self, stream: Stream, options: Http1Options) -> None:
         self.stream = stream
         self._options = options
         self.idle_timeout: float | None = options.keepalive_timeout
+        # What every exchange reads is set here and not in the class: reading what only the class
+        # has takes three times as long as reading what the object has, a property six times
+        # (2026-11).
+        self.is_body_empty = True
+        self.is_upgrade_request = False
+        self.last_request: bool = False
+        self.goes_on: Callable[[], bool] | None = None
+        self._body: BodyReader | None = None
+        self._response: ResponseHeader | None = None
+        self._response_done = False
+        self._upgraded = False
+        self._writer: BodyWriter | None = None
+        self._promised = -1
+        self._sent = 0
 
     # ------------------------------------------------------------------ about
 
@@ -121,19 +139,9 @@ class RequestSide(ClientRequest):
         return self.stream.digest
 
     @property
-    def is_body_empty(self) -> bool:
-        """Whether the request has no body at all."""
-        return not self._has_body
-
-    @property
     def is_body_done(self) -> bool:
         """Whether the whole request body has been read."""
         return self._body is None
-
-    @property
-    def is_upgrade_request(self) -> bool:
-        """Whether the client asks for another protocol (or a tunnel)."""
-        return self._upgrade_request
 
     @property
     def request_trailers(self) -> HeaderMap | None:
@@ -153,8 +161,7 @@ class RequestSide(ClientRequest):
                 what makes the head malformed.
         """
         stream = self.stream
-        data = stream.take()
-        if not data:
+        if not stream.buffered:
             self.is_idle = True
             try:
                 if not await stream.fill(self.idle_timeout):
@@ -164,10 +171,10 @@ class RequestSide(ClientRequest):
                 return False
             finally:
                 self.is_idle = False
-            data = stream.take()
+        data = stream.take()
         try:
-            end = -1 if data[0] in b"\r\n" else find_head_end(data, 0)
-            if end < 0:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4 or data[0] in b"\r\n":
                 data, end = await self._read_rest_of_head(data)
                 if end < 0:
                     return False
@@ -219,15 +226,22 @@ class RequestSide(ClientRequest):
         request = options.parser.parse_request(data)
         self.request = request
         length = check_request_head(data, request, options.limits)
-        self._keepalive = not self.last_request and wants_keepalive(request)
-        self._upgrade_request = is_upgrade_request(request)
+        if (
+            request.version is _HTTP_11
+            and _DECIDES_PERSISTENCE.isdisjoint(request.first_values())
+            and request.raw_method != b"CONNECT"
+        ):
+            self._keepalive = not self.last_request
+        else:
+            self._keepalive = not self.last_request and wants_keepalive(request)
+            self.is_upgrade_request = is_upgrade_request(request)
         if rest:
             self.stream.unread(rest)
         if length != 0:
             if options.max_body_size is not None and length > options.max_body_size:
                 raise Error(HTTPStatus(413), f"the request body has {length} bytes")
             self._body = BodyReader(length)
-            self._has_body = True
+            self.is_body_empty = False
             expect = request.get_raw(b"expect")
             self._continue_pending = (
                 expect is not None
@@ -320,9 +334,11 @@ class RequestSide(ClientRequest):
             Error: From downstream: ``READ_ERROR``.
         """
         try:
-            return await self.stream.read(None)
+            data = await self.stream.read(None)
         except Error as error:
             raise error.as_down() from error.cause
+        self._body_read += len(data)
+        return data
 
     # ------------------------------------------------------------- disconnect
 

@@ -24,28 +24,22 @@ __all__ = ["SendSide"]
 class SendSide(ClientSession):
     """What sending one request needs; see :class:`ClientSession` for the meanings.
 
-    Args:
-        stream: The connection.
-
     Attributes:
         stream: The connection.
+        version: HTTP/1.1.
     """
 
     # A session is made for each exchange; most of them never change most of this.
     _method = b""
     _expect_upgrade = False
-    _writer: BodyWriter | None = None
     _request_sent = False
-    _request_done = False
-    _failure: Error | None = None
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    @property
-    def version(self) -> Version:
-        """HTTP/1.1."""
-        return Version.HTTP_11
+    # A property elsewhere; here it is always the same.
+    version: Version = Version.HTTP_11
+    # Set by the constructor of the whole session.
+    _writer: BodyWriter | None
+    _request_done: bool
+    _failure: Error | None
+    stream: Stream
 
     @property
     def body_bytes_sent(self) -> int:
@@ -67,9 +61,13 @@ class SendSide(ClientSession):
             Error: ``WRITE_ERROR`` when the connection is gone, retryable when it was a reused
                 one; ``INVALID_HTTP_HEADER`` when the framing fields contradict each other.
         """
-        length = request_body_length(header)
-        self._method = header.raw_method
-        self._expect_upgrade = is_upgrade_request(header)
+        values = header.first_values()
+        self._method = method = header.raw_method
+        length = 0
+        if b"content-length" in values or b"transfer-encoding" in values:
+            length = request_body_length(header)
+        if b"upgrade" in values or method == b"CONNECT":
+            self._expect_upgrade = is_upgrade_request(header)
         try:
             self.stream.write(header.to_wire())
         except Error as error:

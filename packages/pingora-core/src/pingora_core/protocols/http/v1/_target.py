@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from pingora_core.protocols.http.v1.limits import HeadLimits
     from pingora_http import RequestHeader
 
-__all__ = ["check_host", "check_host_once", "check_request_line", "check_special_target"]
+__all__ = [
+    "GOOD_HOSTS",
+    "check_host",
+    "check_host_once",
+    "check_request_line",
+    "check_special_target",
+]
 
 _BAD: Final = ErrorType.INVALID_HTTP_HEADER
 # Bound here: looking a member up in its enum costs 60 ns (2026-11).
@@ -32,8 +38,9 @@ _AUTHORITY = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
 ).fullmatch
 
-# Hosts that were found good: a proxy sees few, and each of them with every request.
-_good_hosts: set[bytes] = set()
+GOOD_HOSTS: set[bytes] = set()
+"""Hosts that were found good: a proxy sees few, and each of them with every request."""
+
 _MAX_GOOD_HOSTS: Final = 1024
 _MAX_CACHED_HOST_SIZE: Final = 256
 
@@ -141,10 +148,10 @@ def check_host_once(host: bytes) -> None:
     Raises:
         Error: ``INVALID_HTTP_HEADER``.
     """
-    if host in _good_hosts:
+    if host in GOOD_HOSTS:
         return
     check_host(host)
     if len(host) <= _MAX_CACHED_HOST_SIZE:
-        if len(_good_hosts) >= _MAX_GOOD_HOSTS:
-            _good_hosts.clear()
-        _good_hosts.add(host)
+        if len(GOOD_HOSTS) >= _MAX_GOOD_HOSTS:
+            GOOD_HOSTS.clear()
+        GOOD_HOSTS.add(host)

@@ -11,7 +11,9 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pingora_core.protocols.http.v1._field_section import check_fields
+from pingora_core.protocols.http.v1._known_lines import KnownFields
 from pingora_core.protocols.http.v1._target import (
+    GOOD_HOSTS,
     check_host_once,
     check_request_line,
     check_special_target,
@@ -89,16 +91,24 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
 
     Source: RFC 9112 sections 2.2, 3, 5, 6.1 and 6.3.
     """
-    values = check_fields(raw, request, limits)
-    check_request_line(raw, request, limits)
+    items = request.raw_items
+    target = request.raw_target
+    if type(items) is not KnownFields or not (
+        len(raw) <= limits.max_field_size
+        and len(items) <= limits.max_fields
+        and len(target) <= limits.max_target_size
+    ):
+        check_fields(raw, request, limits)
+        check_request_line(raw, request, limits)
+    values = request.first_values()
     host = values.get(b"host")
     if host is not None:
-        check_host_once(host)
-        if len(values) != len(request):
+        if host not in GOOD_HOSTS:
+            check_host_once(host)
+        if len(values) != len(items):
             _refuse_repeated(request, b"host")
     elif request.version is not _HTTP_10:
         raise Error(_BAD, "no Host in an HTTP/1.1 request")
-    target = request.raw_target
     if target[:1] != b"/" or request.raw_method == b"CONNECT":
         check_special_target(request)
     elif b"#" in target:
@@ -132,19 +142,20 @@ def check_response_head(
 
     Source: RFC 9112 sections 4, 5, 6.1 and 6.3.
     """
-    try:
-        values = check_fields(raw, response, limits)
-    except Error as error:
-        if isinstance(error.etype, HTTPStatus):
-            # A status answers a request; a response that is too large is just a bad one.
-            raise Error(_BAD, error.context) from None
-        raise
-    status = response.status
-    if response.version is not _HTTP_11 or not (
-        100 <= status <= 599
-        and raw.startswith(b"HTTP/1.1 %d %b\r\n" % (status, response.raw_reason))
+    items = response.raw_items
+    if type(items) is not KnownFields or not (
+        len(raw) <= limits.max_field_size and len(items) <= limits.max_fields
     ):
+        try:
+            check_fields(raw, response, limits)
+        except Error as error:
+            if isinstance(error.etype, HTTPStatus):
+                # A status answers a request; a response that is too large is just a bad one.
+                raise Error(_BAD, error.context) from None
+            raise
         _check_status_line(raw, response)
+    values = response.first_values()
+    status = response.status
     if status == 101 and not (values.get(b"upgrade") and b"upgrade" in connection_tokens(response)):
         # RFC 9110 sections 7.8 and 15.2.2: it must say to what, or nobody knows what follows.
         raise Error(_BAD, "101 without Upgrade")
@@ -156,11 +167,14 @@ def check_response_head(
         if _transfer_codings(response) != [b"chunked"]:
             raise Error(_BAD, "a transfer coding other than chunked")
         return CHUNKED
-    if b"content-length" not in values:
+    value = values.get(b"content-length")
+    if value is None:
         return UNTIL_CLOSE
-    if options.allow_invalid_response_content_length and content_length(response) is None:
+    if options.allow_invalid_response_content_length and to_length(value) is None:
         return UNTIL_CLOSE
-    return _check_content_length(response)
+    if len(values) != len(items):
+        _refuse_repeated(response, b"content-length")
+    return _check_length(value)
 
 
 def _check_status_line(raw: bytes, response: ResponseHeader) -> None:
@@ -182,7 +196,11 @@ def _refuse_repeated(head: HeaderMap, key: bytes) -> None:
 def _check_content_length(head: HeaderMap) -> int:
     if head.has_duplicates:
         _refuse_repeated(head, b"content-length")
-    length = to_length(head.get_raw(b"content-length") or b"")
+    return _check_length(head.get_raw(b"content-length") or b"")
+
+
+def _check_length(value: bytes) -> int:
+    length = to_length(value)
     if length is None:
         raise Error(_BAD, "malformed Content-Length")
     return length
@@ -241,10 +259,11 @@ def connection_tokens(head: HeaderMap) -> AbstractSet[bytes]:
 
     Source: RFC 9110 section 7.6.1.
     """
-    value = head.get_raw(b"connection")
+    values = head.first_values()
+    value = values.get(b"connection")
     if value is None:
         return _NO_OPTIONS
-    if value in _USUAL_OPTIONS and not head.has_duplicates:
+    if value in _USUAL_OPTIONS and len(values) == len(head.raw_items):
         return _USUAL_OPTIONS[value]
     joined = b",".join(head.get_all_raw(b"connection")).lower()
     return {token for part in joined.split(b",") if (token := part.strip(b" \t"))}
@@ -267,7 +286,7 @@ def request_body_length(request: RequestHeader) -> int:
         Error: ``INVALID_HTTP_HEADER`` when the fields are malformed or contradict each other;
             ``HTTPStatus(501)`` for another coding before ``chunked``.
     """
-    keys = request.keys_lower()
+    keys = request.first_values()
     if b"transfer-encoding" not in keys:
         return _check_content_length(request) if b"content-length" in keys else 0
     if b"content-length" in keys:
@@ -343,10 +362,11 @@ def wants_keepalive(head: RequestHeader | ResponseHeader) -> bool:
 
     Source: RFC 9112 section 9.3.
     """
-    value = head.get_raw(b"connection")
+    values = head.first_values()
+    value = values.get(b"connection")
     if value is None:
         return head.version is not _HTTP_10
-    if value == b"keep-alive" and not head.has_duplicates:
+    if value == b"keep-alive" and len(values) == len(head.raw_items):
         return True
     tokens = connection_tokens(head)
     if b"close" in tokens:

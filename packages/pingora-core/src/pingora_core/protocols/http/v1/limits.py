@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DEFAULT_LIMITS", "FramingOptions", "HeadLimits"]
+__all__ = ["DEFAULT_LIMITS", "STRICT", "FramingOptions", "HeadLimits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,3 +52,7 @@ class FramingOptions:
     allow_obs_fold_in_response: bool = False
     allow_space_before_colon_in_response: bool = False
     allow_invalid_response_content_length: bool = False
+
+
+STRICT: Final = FramingOptions()
+"""Nothing is loosened. One object, which is asked for by identity for each response."""

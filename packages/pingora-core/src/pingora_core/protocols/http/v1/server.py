@@ -30,6 +30,8 @@ from pingora_http import Version
 from pingora_http.date import format_http_date
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pingora_core.protocols.http.prepared_head import PreparedHead
     from pingora_http import HeaderMap, ResponseHeader
 
@@ -54,13 +56,7 @@ class HttpSession(RequestSide):
         options: What the sessions of a listener have in common.
     """
 
-    _response: ResponseHeader | None = None
     _prepared: tuple[PreparedHead, int] | None = None
-    _writer: BodyWriter | None = None
-    _promised = -1
-    _sent = 0
-    _response_done = False
-    _upgraded = False
     _until_close = False
     _last_size = 0
 
@@ -117,10 +113,10 @@ class HttpSession(RequestSide):
             self._upgraded = True
             self._write(header.to_wire())
             return
-        extra = self._decide_framing(header, end=end)
+        values = header.first_values()
+        extra = self._decide_framing(header, values, end)
         # Only now: a head that cannot be sent leaves room for an error page.
         self._response = header
-        values = header.first_values()
         if b"connection" in values:
             if b"close" in connection_tokens(header):
                 self._keepalive = False
@@ -178,9 +174,13 @@ class HttpSession(RequestSide):
         header.remove_headers(_FRAMING_FIELDS)
         self._write(header.to_wire())
 
-    def _decide_framing(self, header: ResponseHeader, *, end: bool) -> bytes:
+    def _decide_framing(
+        self,
+        header: ResponseHeader,
+        values: Mapping[bytes, bytes],
+        end: bool,  # noqa: FBT001 - hot
+    ) -> bytes:
         # Chooses how the body is delimited; returns the field that says so, if one is due.
-        values = header.first_values()
         status = header.status
         if status == 204 or status == 304 or self.request.raw_method == b"HEAD":  # noqa: PLR1714 - a set would be slower
             self._response_done = True
@@ -192,7 +192,9 @@ class HttpSession(RequestSide):
         else:
             length = values.get(b"content-length")
             if length is not None:
-                self._promise_length(header, length, end=end)
+                if len(values) != len(header.raw_items):
+                    _refuse_repeated_length(header)
+                self._promise_length(length, end)
                 return b""
         if end:
             self._response_done = True
@@ -205,9 +207,7 @@ class HttpSession(RequestSide):
         self._writer = BodyWriter(CHUNKED)
         return b"Transfer-Encoding: chunked\r\n"
 
-    def _promise_length(self, header: ResponseHeader, value: bytes, *, end: bool) -> None:
-        if header.has_duplicates and len(header.get_all_raw(b"content-length")) > 1:
-            raise Error.internal(ErrorType.INVALID_HTTP_HEADER, "repeated Content-Length to send")
+    def _promise_length(self, value: bytes, end: bool) -> None:  # noqa: FBT001 - hot
         length = to_length(value)
         if length is None:
             raise Error.internal(ErrorType.INVALID_HTTP_HEADER, "malformed Content-Length to send")
@@ -235,20 +235,23 @@ class HttpSession(RequestSide):
             return
         if data:
             writer = self._writer
-            if writer is None:
-                out = data = self._keep_promise(data)
-            else:
+            if writer is not None:
                 out = writer.encode(data)
+            else:
+                if len(data) > self._promised - self._sent:
+                    data = self._keep_promise(data)
+                out = data
             self._sent += len(data)
             self._write(out)
         if end:
-            self._end_body(None)
+            if self._sent == self._promised and self._writer is None:
+                self._response_done = True  # nothing to send and nothing to complain of
+            else:
+                self._end_body(None)
 
     def _keep_promise(self, data: bytes) -> bytes:
-        # What BodyWriter does, without one: most responses have a length.
+        # What BodyWriter does, without one: most responses have a length, and keep to it.
         room = self._promised - self._sent
-        if len(data) <= room:
-            return data
         _logger.warning("%d bytes beyond Content-Length were dropped", len(data) - room)
         return data[:room]
 
@@ -280,6 +283,7 @@ class HttpSession(RequestSide):
         Args:
             data: The bytes.
         """
+        self._sent += len(data)
         self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -312,6 +316,24 @@ class HttpSession(RequestSide):
 
     # ----------------------------------------------------------------- ending
 
+    def finish_now(self) -> bool | None:
+        """End the exchange, if that can be done without waiting.
+
+        Returns:
+            Whether the connection can carry another exchange; None if the rest of the request
+            must be read first, which :meth:`finish` does.
+
+        Raises:
+            Error: When the response cannot be completed.
+        """
+        if self._response is None or self._upgraded:
+            return False
+        if not self._response_done:
+            self._end_body(None)
+        if self._keepalive and self._body is not None:
+            return None
+        return self._keepalive
+
     async def finish(self) -> bool:
         """End the exchange: complete the response, drain what is left of the request.
 
@@ -321,15 +343,8 @@ class HttpSession(RequestSide):
         Raises:
             Error: When the response cannot be completed.
         """
-        if self._response is None:
-            return False
-        if self._upgraded:
-            return False
-        if not self._response_done:
-            self._end_body(None)
-        if not self._keepalive:
-            return False
-        return self._body is None or await self.drain_request_body()
+        reusable = self.finish_now()
+        return await self.drain_request_body() if reusable is None else reusable
 
     async def drain_request_body(self) -> bool:
         """Read and drop the rest of the request body, within bounds of time and size.
@@ -360,3 +375,8 @@ class HttpSession(RequestSide):
             self.stream.abort()
         else:
             self.stream.close()
+
+
+def _refuse_repeated_length(header: ResponseHeader) -> None:
+    if len(header.get_all_raw(b"content-length")) > 1:
+        raise Error.internal(ErrorType.INVALID_HTTP_HEADER, "repeated Content-Length to send")

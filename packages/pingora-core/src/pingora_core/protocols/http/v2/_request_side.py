@@ -188,6 +188,7 @@ class RequestSide(ClientRequest):
         while True:
             data = stream.take_body()
             if data is not None:
+                self._body_read += len(data)
                 return data
             if stream.is_receive_closed and stream.error is None:
                 return b""
