@@ -371,8 +371,8 @@ async def test_a_shadow_counts_and_logs_and_refuses_nobody(
     assert [outcome.module.shadowed_by for outcome in outcomes] == [(), *[("new",)] * 5]
     assert (policy.counts.allowed, policy.counts.shadowed, policy.counts.limited) == (1, 5, 0)
     assert caplog.messages == [
-        "rate limit new: 1 requests would have been refused",
-        "rate limit new: 4 requests would have been refused",
+        "rate limit new: requests would have been refused: 1",
+        "rate limit new: requests would have been refused: 4",
     ]
 
 

@@ -195,7 +195,9 @@ class HttpServer(HttpServerApp):
         code = kind.code if isinstance(kind, HTTPStatus) else 500
         if code == 500 and error.esource is ErrorSource.DOWNSTREAM:
             code = 408 if kind is ErrorType.READ_TIMEDOUT else 400
-        _logger.error(
+        # What clients do wrong is nobody's fault here, and they decide how often.
+        _logger.log(
+            logging.INFO if error.esource is ErrorSource.DOWNSTREAM else logging.ERROR,
             "Fail to serve: %s, status: %d, %s",
             error,
             code,

@@ -263,7 +263,7 @@ class RateLimitPolicy:
         if now < log.quiet_until:
             return
         why = "" if error is None else f": {type(error).__name__}: {error}"
-        _logger.log(level, "rate limit %s: %d requests %s%s", self.name, log.pending, what, why)
+        _logger.log(level, "rate limit %s: requests %s: %d%s", self.name, what, log.pending, why)
         log.pending = 0
         log.quiet_until = now + _LOG_INTERVAL
 
