@@ -10,8 +10,8 @@ from pingora_core.metrics import OverWorkers, loop_lag, process, registry, worke
 from pingora_core.services import metrics as services, otlp
 from pingora_load_balancing import metrics as balancing
 from pingora_proxy import cache_metrics, metrics as proxy, observe
-from pingora_proxy.tracing import sentry
 from pingora_proxy.asgi import metrics as asgi
+from pingora_proxy.tracing import sentry
 
 if TYPE_CHECKING:
     from pingora_core.metrics import Description

@@ -293,6 +293,7 @@ def test_who_is_not_root_cannot_become_another_user(home: Path) -> None:
     """An ordinary user is told on the terminal, before anything has happened."""
     file = home / "conf.yaml"
     file.write_text("user: root\n", encoding="utf-8")
+    file.chmod(0o644)
 
     with Daemon(home, "-c", str(file), "--as", str(NOBODY)) as started:
         assert started.exit_code == 2

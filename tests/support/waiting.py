@@ -17,7 +17,8 @@ async def eventually(
     """Wait until a condition holds.
 
     Args:
-        predicate: The condition; must not change anything.
+        predicate: The condition; must not change anything. While what it looks for is not in
+            a list or a mapping it does not hold.
         what: What is waited for, for the message.
         timeout: Seconds.
 
@@ -26,8 +27,15 @@ async def eventually(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    while not predicate():
+    while not _holds(predicate):
         if loop.time() > deadline:
             msg = f"{what} did not come true within {timeout} s"
             raise AssertionError(msg)
         await asyncio.sleep(0.002)
+
+
+def _holds(predicate: Callable[[], object]) -> bool:
+    try:
+        return bool(predicate())
+    except LookupError:  # the first of something of which there is none yet
+        return False

@@ -1,7 +1,8 @@
 """The verb ``api``: whether the public interfaces are typed, and what has changed in them.
 
 Completeness is judged on the wheels, as users get them, by pyright's ``--verifytypes``; changes are
-found by griffe, against the last tag of each package.
+found by comparing each package with its last release. What breaks users has to be told in the
+changelog, and then asks for the version that may: ``release`` refuses another.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import tomllib
 from pathlib import Path
 
 from devtool.environments import environment, hatch
-from devtool.shell import ROOT, VerbError, members, output, say
+from devtool.interface import announced, changes
+from devtool.shell import VerbError, members, output, say
+from devtool.versions import last_release, tag_of
 
 __all__ = ["api"]
 
@@ -24,7 +27,7 @@ def api() -> None:
     """Check the public interface of each package.
 
     Raises:
-        VerbError: A part of one is not typed, or has changed in a way that breaks its users.
+        VerbError: A part of one is not typed, or breaks its users and the changelog says nothing.
     """
     programs = environment("release")
     failed = [*_untyped(programs), *_broken(programs)]
@@ -61,7 +64,7 @@ def _installed(directory: Path) -> Path:
         [uv, "pip", "install", "--quiet", "--python", python, *wanted],
     ]
     for command in commands:
-        code, text = output(*command, cwd=directory)
+        code, text = output(*command, cwd=directory, downloads=True)
         if code != 0:
             raise VerbError(f"the packages cannot be installed:\n{text.rstrip()}")
     return python
@@ -77,19 +80,16 @@ def _extras_of(member: Path) -> list[str]:
 def _broken(programs: Path) -> list[str]:
     failed: list[str] = []
     for member in members():
-        pattern = f"{member.name}-*"
-        _, tags = output("git", "tag", "--list", pattern, "--sort=-creatordate", cwd=ROOT)
-        tag = next(iter(tags.split()), None)
-        if tag is None:
+        since = last_release(member.name)
+        if since is None:
             print(f"{member.name}: not released yet", flush=True)
             continue
-        module = member.name.replace("-", "_")
-        source = (member / "src").relative_to(ROOT)
-        code, text = output(
-            programs / "griffe", "check", module, "--search", source, "--against", tag, cwd=ROOT
-        )
-        print(f"{member.name}: {'as' if code == 0 else 'CHANGED since'} {tag}", flush=True)
-        if code != 0:
-            print(text.rstrip(), flush=True)
-            failed.append(f"{member.name} (changed since {tag})")
+        found = changes(programs, member, tag_of(member.name, since))
+        told = announced(member, since)
+        print(f"{member.name}: {'BREAKS users of' if found else 'as'} {since}", flush=True)
+        for line in found:
+            print(f"  {line}", flush=True)
+        if found and not told:
+            print("  and no item of its changelog.d begins with '- Breaking:'", flush=True)
+            failed.append(f"{member.name} (breaks users of {since} and does not say so)")
     return failed

@@ -1,5 +1,6 @@
-"""The verb ``build``: every wheel and sdist, each wheel proved alone.
+"""The verb ``build``: every wheel and sdist, as a release would have them, each wheel proved alone.
 
+Each is built twice, in two places, and has to come out the same; an index has to accept it.
 A wheel is installed into an empty environment with nothing but what it declares; siblings may
 only come from ``dist``, never from an index where somebody else could own the name. There it is
 imported, and the sample program of its package is run and type-checked as a user would.
@@ -11,8 +12,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from devtool.environments import environment, hatch, hatch_variables
-from devtool.shell import ROOT, VerbError, members, output, run, say
+from devtool.artifacts import build_twice, judge, keep
+from devtool.environments import environment, hatch
+from devtool.shell import ROOT, VerbError, members, output
+from devtool.versions import current_version
 
 __all__ = ["build"]
 
@@ -24,13 +27,13 @@ def build() -> None:
     """Fill a clean ``dist`` and prove what is in it.
 
     Raises:
-        VerbError: A build fails, an artifact is missing, or a wheel does not stand alone.
+        VerbError: A build fails or is not repeatable, an index would refuse it, or a wheel does not
+            stand alone.
     """
     programs = environment()
+    judges = environment("release")
     shutil.rmtree(_DIST, ignore_errors=True)
-    say("building every sdist and wheel ...")
-    run(*hatch("build", "--all"), environment=hatch_variables())
-    wheels = {member.name: _artifacts_of(member.name) for member in members()}
+    wheels = {member.name: _built(member, judges) for member in members()}
     with tempfile.TemporaryDirectory(prefix="pingora-build-") as name:
         directory = Path(name)
         constraints = directory / "constraints.txt"
@@ -46,15 +49,11 @@ def build() -> None:
     print(f"{len(wheels)} wheels and {len(wheels)} sdists in {_DIST.relative_to(ROOT)}", flush=True)
 
 
-def _artifacts_of(package: str) -> Path:
-    stem = package.replace("-", "_")
-    sdists = list(_DIST.glob(f"{stem}-*.tar.gz"))
-    wheels = list(_DIST.glob(f"{stem}-*.whl"))
-    if len(sdists) != 1 or len(wheels) != 1:
-        raise VerbError(
-            f"{package}: {len(sdists)} sdists and {len(wheels)} wheels, not one of each"
-        )
-    return wheels[0]
+def _built(member: Path, judges: Path) -> Path:
+    with tempfile.TemporaryDirectory(prefix="pingora-dist-") as name:
+        files = build_twice(member, Path(name))
+        judge(judges, files, member.name, current_version(member))
+        return next(path for path in keep(files) if path.suffix == ".whl")
 
 
 def _stands_alone(package: str, directory: Path, constraints: Path, programs: Path) -> bool:
@@ -74,7 +73,7 @@ def _stands_alone(package: str, directory: Path, constraints: Path, programs: Pa
         "type-check sample": (programs / "mypy", *mypy, "--python-executable", python, sample.name),
     }
     for name, command in steps.items():
-        code, text = output(*command, cwd=directory)
+        code, text = output(*command, cwd=directory, downloads=name == "install")
         if code != 0:
             print(f"FAILED  {package}: {name}\n{text.rstrip()}", flush=True)
             return False

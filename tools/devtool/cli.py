@@ -20,6 +20,7 @@ from devtool.system import install, missing_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from typing import TypeAlias
 
     _Verb: TypeAlias = Callable[[argparse.Namespace, list[str]], None]
@@ -98,12 +99,17 @@ def _demo(_: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _test(_: argparse.Namespace, rest: list[str]) -> None:
-    pytest = (environment() / "python", "-m", "pytest")
+    _pytest(environment(), rest)
+
+
+def _pytest(programs: Path, rest: list[str], *options: str) -> None:
+    pytest: list[str | Path] = [programs / "python", "-m", "pytest", *options]
     if rest:
         replace_process(*pytest, *rest)
     # All of them: on two processes, a file on one of them. Some tests look at messages in which
-    # a path is cut where it is long, and processes add to the path of their temporary files.
-    with tempfile.TemporaryDirectory(prefix="pt") as name:
+    # a path is cut where it is long, a Unix socket has at most 107 bytes of path, and processes
+    # add to the path of their temporary files.
+    with tempfile.TemporaryDirectory(prefix="pt", dir="/tmp") as name:
         temporary = f"--basetemp={name}/t"
         run(*pytest, "--numprocesses=2", "--dist=loadfile", "--quiet", temporary)
 
@@ -164,7 +170,9 @@ def _release(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _lowest(_: argparse.Namespace, rest: list[str]) -> None:
-    replace_process(environment("lowest") / "python", "-m", "pytest", *rest)
+    # What the oldest pytest-asyncio leaves behind, an event loop after some tests, is not ours.
+    theirs = "ignore::pytest.PytestUnraisableExceptionWarning"
+    _pytest(environment("lowest"), rest, "-W", theirs)
 
 
 def _docs(options: argparse.Namespace, _: list[str]) -> None:

@@ -49,6 +49,7 @@ def environment(name: str = "default") -> Path:
             run(
                 *hatch("env", "run", "-e", name, "--", "python", "-c", ""),
                 environment=hatch_variables(),
+                downloads=True,
             )
             stamp.write_text(wanted)
     return folder / "bin"
@@ -74,7 +75,8 @@ def hatch(*arguments: str) -> list[str]:
         if code != 0:
             advice = "this Python cannot make virtual environments; try ./tools/dev deps"
             raise VerbError(f"{text.rstrip()}\n{advice}")
-        run(python, "-m", "pip", "install", "--quiet", _HATCH_REQUIREMENT)
+        install = ("-m", "pip", "install", "--quiet", _HATCH_REQUIREMENT)
+        run(python, *install, downloads=True)
     return [*command, *arguments]
 
 

@@ -56,7 +56,9 @@ def require_h2spec() -> None:
     say(f"building h2spec into {H2SPEC.parent.relative_to(ROOT)} ...")
     H2SPEC.parent.mkdir(parents=True, exist_ok=True)
     variables = {"GOBIN": str(H2SPEC.parent), "GOFLAGS": "-mod=readonly"}
-    code, text = output("go", "install", _PACKAGE, cwd=MODULE, environment=variables)
+    code, text = output(
+        "go", "install", _PACKAGE, cwd=MODULE, environment=variables, downloads=True
+    )
     if code != 0:
         raise VerbError(f"h2spec does not build:\n{text.rstrip()}")
     _STAMP.write_text(_wanted())

@@ -69,7 +69,7 @@ def require_cache_tests() -> None:
     for name in _FILES:
         shutil.copyfile(SCRIPTS / name, _FOLDER / name)
     quiet = ("--ignore-scripts", "--no-audit", "--no-fund")
-    code, text = output("npm", "ci", *quiet, cwd=_FOLDER)
+    code, text = output("npm", "ci", *quiet, cwd=_FOLDER, downloads=True)
     if code != 0:
         raise VerbError(f"npm does not install http-cache-tests:\n{text.rstrip()}")
     _STAMP.write_text(_wanted())

@@ -66,9 +66,9 @@ def install() -> None:
     if os.geteuid() != 0:
         raise VerbError(f"only root can install; run: sudo {shlex.join(command)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "update", "--quiet", environment=quiet)
+    run("apt-get", "update", "--quiet", environment=quiet, downloads=True)
     with _services_stay_down():
-        run(*command, environment=quiet)
+        run(*command, environment=quiet, downloads=True)
     left = missing_packages()
     if left:
         raise VerbError(f"installed, but not found afterwards: {' '.join(left)}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devtool import golang
+from devtool import golang, shell
+from devtool.shell import VerbError
 from devtool.system import PROGRAMS, missing_packages
 from tests.architecture.workspace import ROOT
 
@@ -83,3 +84,22 @@ def test_h2spec_is_built_again_when_its_module_changes(
     for name in ("go.mod", "go.sum"):
         (tmp_path / name).write_text("another")
     assert not golang.is_h2spec_current()
+
+
+@pytest.mark.parametrize("successful", [1, 3, 4])
+def test_what_downloads_is_tried_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, successful: int
+) -> None:
+    """A registry that does not answer once or twice stops nothing; other programs run once."""
+    monkeypatch.setattr(shell, "_PAUSES", (0.0, 0.0))
+    tries = tmp_path / "tries"
+    script = f'echo x >> {tries}; test "$(grep -c x {tries})" = {successful}'
+
+    code, _ = shell.output("sh", "-c", script, downloads=True)
+
+    assert code == (successful > 3)
+    assert len(tries.read_text().split()) == min(successful, 3)
+    tries.unlink()
+    with pytest.raises(VerbError, match="exit code 1: sh"):
+        shell.run("sh", "-c", f"echo x >> {tries}; exit 1")
+    assert len(tries.read_text().split()) == 1

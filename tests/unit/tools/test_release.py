@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from devtool import release as tool
+from devtool import release as tool, versions
 from devtool.release import release
 from devtool.shell import VerbError
 
@@ -16,24 +17,28 @@ if TYPE_CHECKING:
 
 _LEFT = "pingora-left"
 _DATE = re.compile(r"\(\d{4}-\d\d-\d\d\)")
+_IDENTITY = ("-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "tag.gpgSign=false")
 
 
 class Workspace:
-    """Two packages, one of which needs the other, and answers for the programs that are asked."""
+    """A repository of two packages, one of which needs the other; builds are played."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.changes = ""
-        self.tags: list[str] = []
         self.refused_by_index = ""
+        self.changes: list[str] = []
         self.left = self._package(_LEFT, "")
         self.right = self._package("pingora-right", '"pingora-left>=0.1,<0.2"')
+        self.git("init", "--quiet", "--initial-branch=main")
+        (root / ".gitignore").write_text("dist/\n")
+        self.commit()
 
     def _package(self, name: str, dependency: str) -> Path:
         folder = self.root / "packages" / name
         module = folder / "src" / name.replace("-", "_")
         module.mkdir(parents=True)
         (folder / "changelog.d").mkdir()
+        (folder / "changelog.d" / ".gitkeep").touch()
         (folder / "pyproject.toml").write_text(f"dependencies = [{dependency}]\n")
         (module / "_version.py").write_text('__version__ = "0.1.0"\n')
         (folder / "CHANGELOG.md").write_text(
@@ -41,32 +46,45 @@ class Workspace:
         )
         return folder
 
-    def output(self, *command: object, cwd: object = None) -> tuple[int, str]:
-        """Answer for git and twine."""
-        del cwd
-        words = [str(word) for word in command]
-        if "status" in words:
-            return 0, self.changes
-        if "rev-parse" in words:
-            return int(words[-1].removeprefix("refs/tags/") not in self.tags), ""
-        return int(bool(self.refused_by_index)), self.refused_by_index
+    def git(self, *arguments: str) -> None:
+        """Run git, whatever its user has configured."""
+        settings = ("-c", "commit.gpgSign=false", *_IDENTITY)
+        subprocess.run(["git", *settings, *arguments], cwd=self.root, check=True)
+
+    def commit(self) -> None:
+        """Commit all there is."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message=x")
+
+    def publish(self, version: str) -> None:
+        """Release, and do what the verb asks for then."""
+        release(_LEFT, version, dry_run=False)
+        self.commit()
+        self.git("tag", f"{_LEFT}-{version}")
 
     def build(self, folder: Path, directory: Path) -> list[Path]:
-        """Stand in for two builds."""
+        """Stand in for the builds."""
         text = (folder / "src" / "pingora_left" / "_version.py").read_text()
         paths = [directory / "left.whl", directory / "left.tar.gz"]
         for path in paths:
             path.write_text(text)
         return paths
 
+    def judge(self, *_: object) -> None:
+        """Stand in for the index."""
+        if self.refused_by_index:
+            raise VerbError(self.refused_by_index)
+
     def contents(self) -> dict[Path, bytes]:
-        """Read every file."""
-        return {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+        """Read every file that is not git's."""
+        files = (path for path in self.root.rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in files if ".git" not in path.parts}
 
     def fragment(self, name: str, text: str) -> Path:
-        """Write a fragment of the left package's changelog."""
+        """Write and commit a fragment of the left package's changelog."""
         path = self.left / "changelog.d" / name
         path.write_text(text)
+        self.commit()
         return path
 
     @property
@@ -74,19 +92,32 @@ class Workspace:
         """The left package's changelog, whatever the day."""
         return _DATE.sub("(date)", (self.left / "CHANGELOG.md").read_text())
 
+    @property
+    def needed(self) -> str:
+        """What the right package requires."""
+        return (self.right / "pyproject.toml").read_text()
+
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     made = Workspace(tmp_path)
-    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    for module in (tool, versions):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr("devtool.artifacts.ROOT", tmp_path)
     monkeypatch.setattr(tool, "members", lambda: [made.left, made.right])
-    monkeypatch.setattr(tool, "output", made.output)
     monkeypatch.setattr(tool, "environment", lambda _: tmp_path)
-    monkeypatch.setattr(tool, "_built_twice", made.build)
+    monkeypatch.setattr(tool, "build_twice", made.build)
+    monkeypatch.setattr(tool, "judge", made.judge)
+    monkeypatch.setattr(tool, "changes", lambda *_: made.changes)
     return made
 
 
-def test_a_release_writes_version_changelog_and_files(workspace: Workspace) -> None:
+# ------------------------------------------------------------------------- what it writes
+
+
+def test_a_first_release_writes_version_changelog_and_files(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Fragments go into the changelog in the order of their names, above what stands there."""
     fragments = [
         workspace.fragment("2.md", "- Second \\1.\n"),
@@ -101,11 +132,12 @@ def test_a_release_writes_version_changelog_and_files(workspace: Workspace) -> N
     assert not any(fragment.exists() for fragment in fragments)
     built = sorted(path.name for path in (workspace.root / "dist").iterdir())
     assert built == ["left.tar.gz", "left.whl"]
+    assert "  twine upload dist/left.whl dist/left.tar.gz\n" in capsys.readouterr().out
 
 
 def test_the_next_release_stands_above_the_last(workspace: Workspace) -> None:
     """A release gets a section of its own."""
-    release(_LEFT, "0.1.0", dry_run=False)
+    workspace.publish("0.1.0")
     workspace.fragment("1.md", "- New.\n")
 
     release(_LEFT, "0.1.1", dry_run=False)
@@ -120,42 +152,52 @@ def test_the_next_release_stands_above_the_last(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("version", "wanted"),
     [
-        ("0.1.7", "pingora-left>=0.1,<0.2"),
         ("0.2.0", "pingora-left>=0.2,<0.3"),
         ("0.2.0rc1", "pingora-left>=0.2.0rc1,<0.3"),
-        ("1.0.0", "pingora-left>=1.0,<1.1"),
+        ("1.0.0", "pingora-left>=1.0,<2"),
     ],
 )
 def test_siblings_require_what_is_released(workspace: Workspace, version: str, wanted: str) -> None:
-    """A sibling allows the minor version; a candidate is told by name, as ``>=`` leaves it out."""
+    """Their range follows, and their users are told; a candidate is named, ``>=`` leaves it out."""
     release(_LEFT, version, dry_run=False)
 
-    project = workspace.right / "pyproject.toml"
-    assert project.read_text() == f'dependencies = ["{wanted}"]\n'
+    assert workspace.needed == f'dependencies = ["{wanted}"]\n'
+    told = workspace.right / "changelog.d" / "requires-pingora-left.md"
+    assert told.read_text() == f"- Requires `{wanted}`.\n"
+
+
+@pytest.mark.parametrize("needed", ["pingora-left>=0.1,<0.2", "pingora-left>=0.1.1,<0.2"])
+def test_a_range_that_fits_is_left(workspace: Workspace, needed: str) -> None:
+    """Above all a bound that somebody has raised is not lowered again."""
+    (workspace.right / "pyproject.toml").write_text(f'dependencies = ["{needed}"]\n')
+    workspace.commit()
+
+    release(_LEFT, "0.1.1", dry_run=False)
+
+    assert workspace.needed == f'dependencies = ["{needed}"]\n'
+    assert [path.name for path in (workspace.right / "changelog.d").iterdir()] == [".gitkeep"]
 
 
 def test_siblings_follow_from_a_candidate_to_its_release(workspace: Workspace) -> None:
-    """What a candidate wrote is found again."""
-    release(_LEFT, "0.2.0rc1", dry_run=False)
+    """What a candidate wrote is found again, and a release need not tell anything new."""
+    workspace.publish("0.2.0rc1")
     workspace.fragment("1.md", "- Done.\n")
+    workspace.publish("0.2.0rc2")
+    assert '"pingora-left>=0.2.0rc1,<0.3"' in workspace.needed
 
     release(_LEFT, "0.2.0", dry_run=False)
 
-    assert '"pingora-left>=0.2,<0.3"' in (workspace.right / "pyproject.toml").read_text()
+    assert '"pingora-left>=0.2,<0.3"' in workspace.needed
+    assert "## 0.2.0 (date)\n\n- As 0.2.0rc2.\n\n## 0.2.0rc2 (date)" in workspace.changelog
 
 
-def test_versions_are_in_order() -> None:
-    """Candidates come before their release, ten after nine."""
-    versions = ["0.1.9", "0.1.10", "0.2.0a1", "0.2.0b1", "0.2.0rc2", "0.2.0rc10", "0.2.0", "1.0.0"]
-
-    orders = [tool._order(version) for version in versions]
-    assert orders == sorted(orders)
+# ------------------------------------------------------------------------- what it leaves
 
 
 def test_a_dry_run_leaves_the_tree(workspace: Workspace) -> None:
     """Even one that is not clean."""
     workspace.fragment("1.md", "- One.\n")
-    workspace.changes = " M README.md\n"
+    (workspace.root / "README.md").write_text("changed")
     before = workspace.contents()
 
     release(_LEFT, "0.2.0", dry_run=True)
@@ -163,16 +205,27 @@ def test_a_dry_run_leaves_the_tree(workspace: Workspace) -> None:
     assert workspace.contents() == before
 
 
-def test_what_fails_leaves_the_tree(workspace: Workspace) -> None:
-    """When the index would refuse it, everything is as it was, fragments too."""
+@pytest.mark.parametrize("step", ["judge", "keep"])
+@pytest.mark.parametrize("failure", [VerbError("no"), KeyboardInterrupt(), OSError("disk full")])
+def test_what_fails_leaves_the_tree(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, step: str, failure: BaseException
+) -> None:
+    """Whatever goes wrong, everything is as it was, fragments and siblings too."""
     workspace.fragment("1.md", "- One.\n")
-    workspace.refused_by_index = "no description"
     before = workspace.contents()
 
-    with pytest.raises(VerbError, match="no description"):
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(tool, step, fail)
+
+    with pytest.raises(type(failure)):
         release(_LEFT, "0.2.0", dry_run=False)
 
     assert workspace.contents() == before
+
+
+# ------------------------------------------------------------------------ what it refuses
 
 
 @pytest.mark.parametrize(
@@ -180,16 +233,22 @@ def test_what_fails_leaves_the_tree(workspace: Workspace) -> None:
     [
         ("pingora-middle", "0.2.0", "there is no package pingora-middle: pingora-left, "),
         (_LEFT, "2", "is no version"),
+        (_LEFT, "0.01.1", "is no version"),
+        (_LEFT, "0.1.1\n", "is no version"),
         (_LEFT, "0.0.9", "0.0.9 is older than 0.1.0"),
         (_LEFT, "0.1.0rc1", "0.1.0rc1 is older than 0.1.0"),
-        (_LEFT, "0.3.0", "tagged already"),
+        (_LEFT, "0.1.0", "tagged already"),
+        (_LEFT, "0.1.2", r"leaves versions out: the next is 0\.1\.1, 0\.2\.0, 1\.0\.0"),
+        (_LEFT, "0.11.0", "leaves versions out"),
+        (_LEFT, "0.2.1rc1", "leaves versions out"),
     ],
 )
 def test_what_cannot_be_released_is_refused(
     workspace: Workspace, package: str, version: str, told: str
 ) -> None:
     """Before anything is written."""
-    workspace.tags = [f"{_LEFT}-0.3.0"]
+    workspace.publish("0.1.0")
+    workspace.fragment("1.md", "- New.\n")
     before = workspace.contents()
 
     with pytest.raises(VerbError, match=told):
@@ -198,47 +257,51 @@ def test_what_cannot_be_released_is_refused(
     assert workspace.contents() == before
 
 
-def test_a_tree_with_changes_is_refused(workspace: Workspace) -> None:
-    """What is released is what is committed."""
-    workspace.changes = " M README.md\n"
+@pytest.mark.parametrize("name", ["README.md", "packages/pingora-left/CHANGELOG.md"])
+def test_a_tree_with_changes_is_refused(workspace: Workspace, name: str) -> None:
+    """What is released is what is committed, and what is in the way is named."""
+    (workspace.root / name).write_text("changed")
 
-    with pytest.raises(VerbError, match="not clean"):
+    with pytest.raises(VerbError, match=rf"not clean, commit first:\n.*{name}"):
         release(_LEFT, "0.2.0", dry_run=False)
 
 
 def test_a_release_tells_something(workspace: Workspace) -> None:
     """Without a fragment there is nothing to release."""
-    release(_LEFT, "0.1.0", dry_run=False)
+    workspace.publish("0.1.0")
 
     with pytest.raises(VerbError, match="no fragment in changelog"):
         release(_LEFT, "0.1.1", dry_run=False)
 
 
-@pytest.mark.parametrize("stable", [True, False])
-def test_two_builds_are_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stable: bool
-) -> None:
-    """A build that differs from the one before is refused, with the name of the file."""
-    built: list[Path] = []
+def test_what_breaks_users_is_no_patch(workspace: Workspace) -> None:
+    """What would break is listed, with the version that may."""
+    workspace.publish("0.1.0")
+    workspace.fragment("1.md", "- New.\n")
+    workspace.changes = ["left.py:1: put(key): Parameter was removed"]
 
-    def build(*command: object, environment: dict[str, str]) -> None:
-        assert environment["SOURCE_DATE_EPOCH"] == "1700000000"
-        target = tmp_path / str(command[4]).rsplit("/", 1)[-1]
-        target.mkdir()
-        (target / "left.whl").write_text("wheel" if stable else f"wheel {len(built)}")
-        (target / "left.tar.gz").write_text("sdist")
-        (target / ".gitignore").write_text("*")
-        built.append(target)
+    with pytest.raises(VerbError, match=r"break users of 0\.1\.0: only 0\.2\.0 may\n  left.*put"):
+        release(_LEFT, "0.1.1", dry_run=False)
 
-    monkeypatch.setattr(tool, "hatch", lambda: ["/bin/python"])
-    monkeypatch.setattr(tool, "output", lambda *_, cwd: (0, "1700000000\n"))
-    monkeypatch.setattr(tool, "run", build)
-    folder = tmp_path / "packages" / _LEFT
 
-    if stable:
-        files = tool._built_twice(folder, tmp_path)
-        assert sorted(path.name for path in files) == ["left.tar.gz", "left.whl"]
-    else:
-        with pytest.raises(VerbError, match=r"two builds differ: left\.whl"):
-            tool._built_twice(folder, tmp_path)
-    assert len(built) == 2
+def test_a_break_that_only_the_changelog_knows_is_no_patch(workspace: Workspace) -> None:
+    """A changed behaviour is in no signature: the fragment's word counts."""
+    workspace.publish("0.1.0")
+    workspace.fragment("1.md", "- Breaking: `put` waits.\n")
+
+    with pytest.raises(VerbError, match=r"1\.md tells users of 0\.1\.0 of a break: only 0\.2\.0"):
+        release(_LEFT, "0.1.1", dry_run=False)
+    release(_LEFT, "0.2.0", dry_run=False)
+
+
+def test_what_breaks_users_is_told(workspace: Workspace) -> None:
+    """No break without a word in the changelog; one in a candidate's section is enough."""
+    workspace.publish("0.1.0")
+    workspace.fragment("1.md", "- New.\n")
+    workspace.changes = ["left.py:1: put(key): Parameter was removed"]
+    with pytest.raises(VerbError, match="'- Breaking:'"):
+        release(_LEFT, "0.2.0", dry_run=False)
+    workspace.fragment("1.md", "- New.\n- Breaking: `put` has no key; give it to `open`.\n")
+
+    workspace.publish("0.2.0rc1")
+    release(_LEFT, "0.2.0", dry_run=False)

@@ -210,7 +210,7 @@ async def test_conn_timeout() -> None:
 
     assert error.etype is ErrorType.CONNECT_TIMEDOUT
     assert error.esource is ErrorSource.UPSTREAM
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10.0
 
 
 async def test_conn_timeout_of_a_unix_socket(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ async def test_a_silent_peer() -> None:
 
     assert error.etype is ErrorType.CONNECT_TIMEDOUT
     assert error.esource is ErrorSource.UPSTREAM
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10.0
 
 
 async def test_tls_connect_timeout_supersedes_total() -> None:

@@ -23,6 +23,7 @@ from pingora_core.listeners.l4 import (
 from pingora_core.protocols.address import InetAddress
 from pingora_core.protocols.l4 import TcpKeepalive, TcpSocketOptions
 from pingora_error import Error, ErrorType
+from tests.support.ports import needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,6 +295,7 @@ async def test_udp_and_tcp_share_a_port_but_no_key() -> None:
         assert address.key == UdpServerAddress(f"{host}:{port}").key == f"udp:{host}:{port}"
 
 
+@needs_ipv6
 async def test_options_of_a_udp_socket_are_set() -> None:
     """Those that have a meaning without connections."""
     options = TcpSocketOptions(so_reuseport=True, dscp=46, tcp_recv_buf=30000, ipv6_only=True)

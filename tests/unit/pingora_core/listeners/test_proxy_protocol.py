@@ -25,6 +25,7 @@ from pingora_core.protocols.proxy_protocol import (
     TlvType,
     encode_proxy_header,
 )
+from tests.support.ports import needs_ipv6
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ async def test_without_announced_addresses_the_sockets_own_hold(
         assert served.headers != [None]
 
 
+@needs_ipv6
 async def test_unix_sockets_and_ipv6(served: Served, directory: Path) -> None:
     """Any listener will do, and any kind of address can be announced through it."""
     unix = ProxyHeader(source=UnixAddress("/a"), destination=UnixAddress("/b"))

@@ -21,6 +21,7 @@ from pingora_core.protocols.address import InetAddress, UnixAddress
 from pingora_core.protocols.l4 import TcpKeepalive, TcpSocketOptions
 from pingora_error import Error, ErrorType
 from tests.support.leaks import open_files
+from tests.support.ports import needs_ipv6
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ async def test_a_tcp_endpoint_serves_connections() -> None:
         await eventually(lambda: serving.connections == 0)
 
 
+@needs_ipv6
 async def test_ipv6_and_unix_sockets_serve_alike(directory: Path) -> None:
     """Several endpoints serve with one function."""
     listeners = Listeners.uds(str(directory / "s"), permissions=0o600)

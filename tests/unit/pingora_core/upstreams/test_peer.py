@@ -177,3 +177,38 @@ def test_a_host_name_is_not_taken_for_a_unix_path() -> None:
     path = HttpPeer(UnixAddress("80"))
 
     assert named.reuse_key() != path.reuse_key()
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "scheme"),
+    [
+        ("http://127.0.0.1:8000", "127.0.0.1:8000", "http"),
+        ("HTTP://a.test/", "a.test:80", "http"),
+        ("https://a.test", "a.test:443", "https"),
+        ("https://[::1]:8443", "[::1]:8443", "https"),
+    ],
+)
+def test_a_url_names_a_peer(url: str, address: str, scheme: str) -> None:
+    """The scheme tells TLS and the usual port."""
+    peer = HttpPeer.from_url(url)
+    assert (str(peer.address), peer.scheme) == (address, scheme)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "127.0.0.1:80", "ftp://a", "http://", "http://a/b", "http://a?b", "http://a#b"),
+        *(
+            "http://u@a",
+            "http://a:b",
+            "http://a:70000",
+            "http://[::1",
+            "http://b\xe4r",
+            "http://a b",
+        ),
+    ],
+)
+def test_what_names_more_or_less_is_refused(url: str) -> None:
+    """A path would be lost, a user sent in vain."""
+    with pytest.raises(ValueError, match=r"."):
+        HttpPeer.from_url(url)

@@ -21,6 +21,7 @@ from pingora_core.protocols.l4.sockopt import TcpSocketOptions
 from pingora_core.server.checks import Findings, _addresses as _address_checks, check_addresses
 from pingora_core.services import Service
 from pingora_error import Error
+from tests.support.ports import HAS_IPV6, needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def test_addresses_that_can_be_had(tmp_path: Path, free_port: int) -> None:
         TcpServerAddress("127.0.0.1:0"),
         TcpServerAddress(f"0.0.0.0:{free_port}"),
         TcpServerAddress("localhost:0"),
-        TcpServerAddress("[::1]:0"),
+        *([TcpServerAddress("[::1]:0")] if HAS_IPV6 else []),
         UdpServerAddress("127.0.0.1:0"),
         UdsServerAddress(str(tmp_path / "sock")),
         UdsServerAddress(f"@test-{os.getpid()}-{free_port}"),
@@ -200,6 +201,7 @@ def test_an_option_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> N
     assert "SO_SNDBUF" in problem
 
 
+@needs_ipv6
 def test_source_addresses_of_another_machine() -> None:
     """Connections to upstreams could not come from there."""
     conf = ServerConf(
@@ -228,8 +230,8 @@ SHARED = TcpSocketOptions(so_reuseport=True)
         ("[::]", OPEN, "0.0.0.0", None, True),
         ("[::]", OPEN, "127.0.0.1", None, True),
         ("[::]", V6_ONLY, "0.0.0.0", None, False),
-        ("[::]", V6_ONLY, "[::1]", None, True),
-        ("[::1]", None, "127.0.0.1", None, False),
+        pytest.param("[::]", V6_ONLY, "[::1]", None, True, marks=needs_ipv6),
+        pytest.param("[::1]", None, "127.0.0.1", None, False, marks=needs_ipv6),
         ("127.0.0.1", None, "127.0.0.2", None, False),
         ("localhost", None, "127.0.0.1", None, True),
         ("0.0.0.0", SHARED, "127.0.0.1", SHARED, False),

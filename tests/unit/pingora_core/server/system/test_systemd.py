@@ -14,6 +14,7 @@ import pytest
 
 from pingora_core.server.system import systemd
 from tests.support.in_child import HIGH, in_child
+from tests.support.ports import needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,6 +244,7 @@ def passed(*files: int, pid: int | None = None, names: str = "", count: str = ""
             os.close(file)
 
 
+@needs_ipv6
 def test_sockets_are_filed_by_what_they_are_bound_to(tmp_path: Path) -> None:
     """In the form in which a service writes its addresses."""
     path = str(tmp_path / "s")

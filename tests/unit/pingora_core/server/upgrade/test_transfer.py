@@ -17,6 +17,7 @@ from pingora_core.listeners.fds import ListenFds
 from pingora_core.server.upgrade import transfer
 from pingora_core.server.upgrade.transfer import UPGRADE_ERROR, Predecessor, hand_over
 from pingora_error import Error
+from tests.support.ports import HAS_IPV6
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def listening(stack: ExitStack, count: int = 1) -> dict[str, socket.socket]:
 
 def every_kind(stack: ExitStack, directory: Path) -> dict[str, socket.socket]:
     sockets = listening(stack, 2)
-    inet6 = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    sockets["[::1]:0"] = stack.enter_context(inet6)
+    if HAS_IPV6:
+        inet6 = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        sockets["[::1]:0"] = stack.enter_context(inet6)
     unix = stack.enter_context(socket.socket(socket.AF_UNIX))
     unix.bind(str(directory / "listener"))
     unix.listen()

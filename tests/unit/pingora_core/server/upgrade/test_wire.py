@@ -25,6 +25,7 @@ from pingora_core.server.upgrade._wire import (
     open_listener,
 )
 from pingora_error import Error
+from tests.support.ports import needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +157,7 @@ def unix(path: Path, kind: int = socket.SOCK_STREAM) -> socket.socket:
         ("127.0.0.1:0", lambda _: tcp()),
         ("127.0.0.1:{port}", lambda _: tcp()),
         ("localhost:{port}", lambda _: tcp()),
-        ("[::1]:0", lambda _: tcp("::1")),
+        pytest.param("[::1]:0", lambda _: tcp("::1"), marks=needs_ipv6),
         ("unix:/listener", unix),
         ("udp:127.0.0.1:{port}", lambda _: udp()),
         ("a name of systemd's", lambda _: tcp()),
