@@ -228,7 +228,7 @@ class HttpCycle(Cycle):
             error = Error.internal(ErrorType.CONNECTION_CLOSED, f"{STOPPING}: data was cut off")
             raise error
         await self._writer.write_response_body(None, end=True)
-        self.is_complete = True
+        self._complete()
 
 
 def _each(items: object) -> list[object]:
