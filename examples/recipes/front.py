@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 from pingora_core import HttpPeer, Opt, Server
 from pingora_core.apps import HttpServerOptions
-from pingora_core.modules import ForwardedBuilder, ForwardedPolicy, ResponseCompressionBuilder
+from pingora_core.modules import (
+    ForwardedBuilder,
+    ForwardedPolicy,
+    ResponseCompression,
+    ResponseCompressionBuilder,
+)
 from pingora_core.modules.rate_limit_keys import by_client
 from pingora_core.protocols.http.v1.server import Http1Options
 from pingora_proxy import ProxyHttp, Session, http_proxy_service
@@ -66,6 +71,20 @@ class Front(ProxyHttp[None]):
 
     async def upstream_peer(self, session: Session, ctx: None) -> HttpPeer:
         return self.peer
+
+
+class Choosy(Front):
+    """Compresses what is worth it only."""
+
+    def init_downstream_modules(self, modules: HttpModules) -> None:
+        modules.add_module(ResponseCompressionBuilder(level=0))
+
+    async def request_filter(self, session: Session, ctx: None) -> bool:
+        if session.req_header.path.startswith("/reports/"):
+            # --8<-- [start:level]
+            session.downstream_modules_ctx[ResponseCompression].adjust_level(5)
+            # --8<-- [end:level]
+        return await super().request_filter(session, ctx)
 
 
 def main() -> None:
