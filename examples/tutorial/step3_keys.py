@@ -62,8 +62,10 @@ class Gateway(ProxyHttp[Ctx]):
     ) -> None:
         rest = upstream_request.raw_target.removeprefix(f"/{ctx.service}".encode())
         upstream_request.set_target(rest if rest.startswith(b"/") else b"/" + rest)
+        # --8<-- [start:client]
         upstream_request.remove_header("X-Api-Key")  # the services need not know it
         upstream_request.insert_header("X-Client", ctx.client)
+        # --8<-- [end:client]
 
 
 def main() -> None:

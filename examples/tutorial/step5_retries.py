@@ -31,7 +31,9 @@ class Ctx:
     client: str = ""
 
 
+# --8<-- [start:class]
 class Gateway(FailoverPhases[Session, Ctx], ProxyHttp[Ctx]):
+    # --8<-- [end:class]
     """Lets clients with a key in, to the service that they want."""
 
     def __init__(self, services: dict[str, Failover], clients: dict[str, str]) -> None:
