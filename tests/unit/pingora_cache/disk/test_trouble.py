@@ -68,7 +68,7 @@ async def test_an_object_that_stays_locked(
     storage: DiskStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its meta cannot be changed, which is told after a while; it can be read."""
-    monkeypatch.setattr("pingora_cache.disk._objects._PAUSE", 0.0)
+    monkeypatch.setattr("pingora_cache.disk._locked._PAUSE", 0.0)
     await fill(storage, "key", b"body", meta(now=1000.0))
     with object_path(tmp_path, "key").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -97,6 +97,34 @@ async def test_changing_what_is_damaged(storage: DiskStorage, tmp_path: Path) ->
     assert not object_path(tmp_path, "confirmed").exists()
     await storage.purge(key("purged").to_compact())
     assert not object_path(tmp_path, "purged").exists()
+
+
+async def test_replacing_what_is_being_removed(storage: DiskStorage, tmp_path: Path) -> None:
+    """The new object is not put in the place of the old one while that is about to be removed."""
+    await fill(storage, "key", b"old")
+    path = object_path(tmp_path, "key")
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writing = asyncio.create_task(fill(storage, "key", b"new"))
+        await asyncio.sleep(0.03)
+        assert not writing.done()
+        assert path.read_bytes().find(b"old") >= 0
+        path.unlink()
+        fcntl.flock(file, fcntl.LOCK_UN)
+    await writing
+    assert await read(storage, "key") == b"new"
+
+
+async def test_replacing_what_stays_locked(
+    storage: DiskStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process that was stopped: it is replaced after a while."""
+    monkeypatch.setattr("pingora_cache.disk._locked._PAUSE", 0.0)
+    await fill(storage, "key", b"old")
+    with object_path(tmp_path, "key").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        await fill(storage, "key", b"new")
+    assert await read(storage, "key") == b"new"
 
 
 async def test_changing_what_was_purged_by_a_tag(storage: DiskStorage) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pingora_cache.disk._descriptor import READ_FLAGS, Descriptor, is_alive
 from pingora_cache.disk._format import MARK_AT, pack_mark, pack_pointer, pointer_at, read_front
 from pingora_cache.disk._layout import FRONT, SUM, Damaged, Pointer, meta_sum
-from pingora_cache.disk._objects import peek, remove, study, try_lock
+from pingora_cache.disk._locked import open_locked
+from pingora_cache.disk._objects import peek, remove, study
 from pingora_cache.disk._purge_records import Kind
-from pingora_cache.disk._tree import is_same
 from pingora_cache.storage import PurgeAction, PurgeKind
 
 if TYPE_CHECKING:
@@ -22,26 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Purge", "expire", "purge", "remove_purged", "replace_meta"]
 
 _WRITE_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_TRIES: Final = 50
 # A meta that comes later gets this much more room than it needs, so that the next fits too.
 _GRAIN: Final = 256
 _MOST_GROWTH: Final = 64 * 1024
-
-
-def _open_locked(path: str) -> Descriptor | None:
-    # The file that is in its place, and stays as it is; None if there is none.
-    for _ in range(_TRIES):
-        try:
-            descriptor = Descriptor(os.open(path, _WRITE_FLAGS))
-        except FileNotFoundError:
-            return None
-        try:
-            if try_lock(descriptor.fd, fcntl.LOCK_EX) and is_same(path, descriptor.fd):
-                return descriptor.hold()
-        finally:
-            descriptor.release()
-    msg = f"locked all the time: {path}"
-    raise OSError(msg)
 
 
 def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, position: int) -> bool:
@@ -62,7 +44,7 @@ def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, positi
         Error: If the meta cannot be kept.
     """
     path = shop.tree.object(slot.hex())
-    descriptor = _open_locked(path)
+    descriptor = open_locked(path)
     if descriptor is None:
         return False
     try:
@@ -141,7 +123,7 @@ def expire(path: str, when: float, *, is_write: bool) -> bool:
         except FileNotFoundError:
             return False
     else:
-        descriptor = _open_locked(path)
+        descriptor = open_locked(path)
     if descriptor is None:
         return False
     try:
@@ -237,7 +219,7 @@ def remove_purged(shop: Shop, path: str, slot: bytes) -> bool:
     Raises:
         OSError: If that fails.
     """
-    descriptor = _open_locked(path)
+    descriptor = open_locked(path)
     if descriptor is None:
         return False
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 from pingora_cache._handlers import STORAGE_CLOSED
 from pingora_cache.disk._descriptor import Cold, Reader
 from pingora_cache.disk._layout import BLOCK_SHIFT, Damaged, block_sum
+from pingora_cache.disk._locked import open_locked
 from pingora_cache.stats import StorageStats
 from pingora_error import Error, ErrorSource, ErrorType
 
@@ -215,10 +216,18 @@ class Io:
     async def _remove(self, path: str, descriptor: Descriptor) -> None:
         try:
             slot = bytes.fromhex(os.path.basename(path))
-            await self.run(lambda: self.tree.remove_same(path, slot, descriptor.fd))
+            await self.run(lambda: self._remove_locked(path, slot, descriptor.fd))
         finally:
             descriptor.release()
         self.on_removed(slot)
+
+    def _remove_locked(self, path: str, slot: bytes, fd: int) -> None:
+        locked = open_locked(path)
+        if locked is not None:
+            try:
+                self.tree.remove_same(path, slot, fd)
+            finally:
+                locked.release()
 
 
 def _nobody(slot: bytes) -> None:

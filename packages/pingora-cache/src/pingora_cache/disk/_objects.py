@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from pingora_cache.disk._descriptor import READ_FLAGS, Cold, Descriptor
@@ -12,6 +11,7 @@ from pingora_cache.disk._format import read_front
 from pingora_cache.disk._hits import DiskHit, SmallHit
 from pingora_cache.disk._io import Blocks
 from pingora_cache.disk._layout import FRONT, HEAD_END, SUM, Damaged, block_sum, meta_sum
+from pingora_cache.disk._locked import TRIES, try_lock
 from pingora_cache.disk._shop import disk_size
 from pingora_cache.meta import CacheMeta
 from pingora_error import Error
@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from pingora_cache.disk._io import Io
     from pingora_cache.disk._layout import Front
 
-__all__ = ["Found", "Known", "find", "find_slowly", "peek", "remove", "study", "try_lock"]
+__all__ = ["Found", "Known", "find", "find_slowly", "peek", "remove", "study"]
 
 _EAGER: Final = 64 * 1024
-# How often a lock is tried, and seconds in between: it is held for microseconds.
-_TRIES: Final = 50
-_PAUSE: Final = 0.01
 
 
 class Known(NamedTuple):
@@ -115,7 +112,7 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
     Raises:
         OSError: If it cannot be read.
     """
-    for attempt in range(_TRIES):
+    for attempt in range(TRIES):
         try:
             descriptor = Descriptor(os.open(path, READ_FLAGS))
         except FileNotFoundError:
@@ -132,24 +129,6 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
         finally:
             descriptor.release()
     return None
-
-
-def try_lock(fd: int, kind: int) -> bool:
-    """Lock an object; in a thread, since it waits for a moment if that is not to be had.
-
-    Args:
-        fd: Its file.
-        kind: How.
-
-    Returns:
-        Whether it is locked.
-    """
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(_PAUSE)
-        return False
-    return True
 
 
 def _read(  # noqa: PLR0917  # one step of a hit, cut in two

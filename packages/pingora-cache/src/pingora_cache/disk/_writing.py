@@ -32,6 +32,7 @@ from pingora_cache.disk._layout import (
     plan,
     sum_place,
 )
+from pingora_cache.disk._locked import open_locked
 from pingora_cache.disk._tree import make_folder
 
 if TYPE_CHECKING:
@@ -265,7 +266,17 @@ class WriteFile:
             os.pwrite(self._fd, pack_mark(1, expired, self.seed), MARK_AT)
         if sync:
             os.fdatasync(self._fd)
-        return self._tree.publish(self._path, self._subject.slot)
+        slot = self._subject.slot
+        replaced = None
+        # Who is about to remove what had this name before must not find this in its place. What
+        # cannot be locked gives way all the same.
+        with contextlib.suppress(OSError):
+            replaced = open_locked(self._tree.object(slot.hex()))
+        try:
+            return self._tree.publish(self._path, slot)
+        finally:
+            if replaced is not None:
+                replaced.release()
 
     @property
     def file_size(self) -> int:
