@@ -96,11 +96,11 @@ async def refuse(
         return await shedder.refuse(down)
     session = new_session()
     session.phase = "load shedding"
-    observers.request_started(session)
+    record = observers.request_started(session)
     try:
         return await shedder.refuse(down)
     finally:
-        observers.request_ended(session, None)
+        observers.request_ended(session, record, None)
 
 
 def log_error(error: Error, status: int, *, phase: str, summary: Callable[[], str]) -> None:

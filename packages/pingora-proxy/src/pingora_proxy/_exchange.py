@@ -15,6 +15,7 @@ relay, which alone decides how the request ends.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from pingora_core.protocols.http.task import (
@@ -204,7 +205,8 @@ class Exchange(RequestHalf[CTX]):
                 end = task.end
                 header = task.header
                 if self.record is not None:
-                    self.record.head_arrived(header.status)
+                    self.record.head = time.monotonic()
+                    self.record.status = header.status
                 boundaries = None
                 if not clean_response(header) and not end:
                     boundaries = boundaries_of(down.request, header)
@@ -262,7 +264,8 @@ class Exchange(RequestHalf[CTX]):
     async def _relay_header(self, header: ResponseHeader, *, end: bool) -> None:
         status = header.status
         if self.record is not None and (status >= 200 or status == 101):
-            self.record.head_arrived(status)
+            self.record.head = time.monotonic()
+            self.record.status = status
         boundaries: Boundaries | None = None
         is_websocket = False
         if status == 101:

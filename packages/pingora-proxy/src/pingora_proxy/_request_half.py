@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Generic
 
 from pingora_error import Error, ErrorSource, ErrorType
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from pingora_http import RequestHeader
     from pingora_proxy._overrides import Overrides
     from pingora_proxy.hooks import ProxyHttp
-    from pingora_proxy.observe import Observers
     from pingora_proxy.request_record import AttemptRecord
     from pingora_proxy.session import Session
 
@@ -79,17 +77,6 @@ class RequestHalf(Generic[CTX]):
             or session.active_upstream_modules is not None
         ):
             self._filter_responses()
-
-    def observe(self, observers: Observers, record: AttemptRecord) -> None:
-        """Show the request to observers, and note when the response arrives; before it begins.
-
-        Args:
-            observers: They.
-            record: Of this attempt.
-        """
-        self.record = record
-        if observers.sees_requests:
-            self.show_request = partial(observers.upstream_request, self._session, record)
 
     def _filter_responses(self) -> None:
         self._filters = ResponseFilters(self._app, self._overrides, self._session, self._ctx)

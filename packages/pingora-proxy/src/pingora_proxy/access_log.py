@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pingora_proxy.request_record import AttemptRecord, RequestRecord
     from pingora_proxy.session import Session
 
-    # Method, whether over TLS, host, path, version.
-    _Request: TypeAlias = tuple[bytes, bool, bytes, bytes, Version]
+    # Method, whether over TLS, host, path, version, status.
+    _Request: TypeAlias = tuple[bytes, bool, bytes, bytes, Version, int]
 
 __all__ = ["SECRET_FIELDS", "SECRET_PARAMETERS", "AccessLog"]
 
@@ -72,15 +72,15 @@ SECRET_PARAMETERS: Final = frozenset(
 
 _HIDDEN: Final = "***"
 _PROTOCOLS: Final = {version: str(version).encode() for version in Version}
-_ALWAYS: Final = (
-    b'{"time":%d.%06d,"client":%b,%b,"status":%d,"request_bytes":%d,"response_bytes":%d,'
-    b'"duration":%.6f'
+_LINE: Final = (
+    b'{"time":%b.%06d,"client":%b,%b,"request_bytes":%d,"response_bytes":%d,"duration":%.6f%b'
 )
-_REQUEST: Final = b'"method":%b,"scheme":"%b","host":%b,"path":%b,"protocol":"%b"'
-_UPSTREAM: Final = (
-    b',"attempts":%d,"upstream":{"address":%b,"status":%d,"reused":%b,"connect":%.6f,'
-    b'"wait":%.6f,"duration":%.6f}'
+_REQUEST: Final = b'"method":%b,"scheme":"%b","host":%b,"path":%b,"protocol":"%b","status":%d'
+# Of the connection that every second request has, and of any other.
+_REUSED: Final = (
+    b',"attempts":%d,"upstream":{"address":%b,"status":%d,"reused":true,"connect":0.000000'
 )
+_UPSTREAM: Final = b'%b,"wait":%.6f,"duration":%.6f}'
 # Texts that are remembered, and the longest of them.
 _MAX_TEXTS: Final = 4096
 _MAX_TEXT: Final = 256
@@ -104,6 +104,8 @@ class AccessLog(ProxyObserver):
     Raises:
         ValueError: If ``sample`` is no share.
     """
+
+    is_patient = True
 
     def __init__(
         self,
@@ -130,6 +132,9 @@ class AccessLog(ProxyObserver):
         self._encode = Encoder().encode
         self._requests: dict[_Request, bytes] = {}
         self._addresses: dict[int, tuple[object, bytes]] = {}
+        self._upstreams: dict[tuple[int, int, int | None], tuple[object, bytes]] = {}
+        self._second = 0
+        self._second_text = b"0"
         self._forget = on_reopen(queue.reopen)
 
     async def cleanup(self) -> None:
@@ -178,8 +183,10 @@ class AccessLog(ProxyObserver):
         # takes half the time of an object that is encoded as a whole.
         down = session.downstream_session
         request = down.request
-        target = request.raw_target
-        path, _, query = target.partition(b"?") if b"?" in target else (target, b"", b"")
+        path = request.raw_target
+        query = b""
+        if b"?" in path:
+            path, _, query = path.partition(b"?")
         fields = request.first_values()
         digest = down.digest
         key = (
@@ -188,20 +195,24 @@ class AccessLog(ProxyObserver):
             fields.get(b"host", b""),
             path,
             request.version,
-        )
-        seconds, microseconds = divmod(int(record.started_at * 1e6), 1_000_000)
-        line = _ALWAYS % (
-            seconds,
-            microseconds,
-            self._address(digest.socket_digest and digest.socket_digest.peer_addr),
-            self._requests.get(key) or self._request(key),
             status,
+        )
+        started_at = record.started_at
+        if not 0.0 <= (fraction := started_at - self._second) < 1.0:
+            self._second = int(started_at)
+            self._second_text = b"%d" % self._second
+            fraction = started_at - self._second
+        socket = digest.socket_digest
+        line = _LINE % (
+            self._second_text,
+            fraction * 1e6,
+            self._address(None if socket is None else socket.peer_addr),
+            self._requests.get(key) or self._request(key),
             record.request_bytes,
             record.response_bytes,
             (record.ended or 0.0) - record.started,
+            self._upstream(record.attempts) if record.attempts else b"",
         )
-        if record.attempts:
-            line += self._upstream(record.attempts)
         facts: dict[str, object] = {}
         if query:
             facts["query"] = self._visible(query)
@@ -217,13 +228,14 @@ class AccessLog(ProxyObserver):
         return b"%b,%b" % (line, self._encode(facts)[1:]) if facts else line + b"}"
 
     def _request(self, key: _Request) -> bytes:
-        method, is_tls, host, path, version = key
+        method, is_tls, host, path, version, status = key
         text = _REQUEST % (
             self._text(method),
             b"https" if is_tls else b"http",
             self._text(host),
             self._text(path if path[:1] == b"/" else redact(path, ())),
             _PROTOCOLS[version],
+            status,
         )
         if len(self._requests) >= _MAX_TEXTS:
             self._requests.clear()
@@ -247,20 +259,27 @@ class AccessLog(ProxyObserver):
 
     def _upstream(self, attempts: list[AttemptRecord]) -> bytes:
         attempt = attempts[-1]
-        connected, head, ended = attempt.connected, attempt.head, attempt.ended
-        address = self._address(attempt.peer.address)
-        if connected is not None and head is not None and ended is not None and not attempt.error:
-            started = attempt.started
-            return _UPSTREAM % (
-                len(attempts),
-                address,
-                attempt.status,
-                b"true" if attempt.reused else b"false",
-                connected - started,
-                head - connected,
-                ended - started,
-            )
-        line = b',"attempts":%d,"upstream":{"address":%b' % (len(attempts), address)
+        head, ended = attempt.head, attempt.ended
+        if not attempt.reused or head is None or ended is None or attempt.error is not None:
+            return self._any_upstream(attempt, len(attempts))
+        address = attempt.peer.address
+        key = (id(address), len(attempts), attempt.status)
+        known = self._upstreams.get(key)
+        if known is None or known[0] is not address:
+            text = _REUSED % (len(attempts), self._address(address), attempt.status)
+            known = address, text
+            if len(self._upstreams) >= _MAX_TEXTS:
+                self._upstreams.clear()
+            self._upstreams[key] = known
+        started = attempt.started
+        return _UPSTREAM % (known[1], head - started, ended - started)
+
+    def _any_upstream(self, attempt: AttemptRecord, count: int) -> bytes:
+        connected, head = attempt.connected, attempt.head
+        line = b',"attempts":%d,"upstream":{"address":%b' % (
+            count,
+            self._address(attempt.peer.address),
+        )
         if attempt.status is not None:
             line += b',"status":%d' % attempt.status
         if connected is not None:
@@ -268,8 +287,8 @@ class AccessLog(ProxyObserver):
             line += b',"reused":%b,"connect":%.6f' % (reused, connected - attempt.started)
             if head is not None:
                 line += b',"wait":%.6f' % (head - connected)
-        if ended is not None:
-            line += b',"duration":%.6f' % (ended - attempt.started)
+        if attempt.ended is not None:
+            line += b',"duration":%.6f' % (attempt.ended - attempt.started)
         if attempt.error is not None:
             line += b',"error":%b' % self._encode(readable(str(attempt.error.etype)))
         return line + b"}"

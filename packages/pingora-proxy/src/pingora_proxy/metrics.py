@@ -173,6 +173,8 @@ class ProxyMetrics(ProxyObserver):
         ValueError: If the registry has these metrics already.
     """
 
+    is_patient = True
+
     def __init__(self, registry: Registry) -> None:
         self.registry: Registry = registry
         self._duration = registry.add_histogram(DURATION)

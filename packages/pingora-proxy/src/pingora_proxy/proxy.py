@@ -9,6 +9,7 @@ the connection is kept or closed. In between, ``_run_phases`` walks the phase ch
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Generic
 
@@ -177,7 +178,10 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                     self.observers.request_started(own)
                 return await answer_without_context(own, error)
             if self._is_prepared:
-                self._prepare(own, ctx)
+                if self.observers is not None:
+                    self.observers.request_started(own)
+                if self._overrides.response_filter:
+                    self._filter_pages(own, ctx)
             if error is None:
                 try:
                     # Where nothing happens before the upstream is chosen, no coroutine is made for it.
@@ -197,8 +201,13 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             reusable = alive and finish_now(own, ctx, self._persist)
             return await finish(own, ctx, self._persist) if reusable is None else reusable
         finally:
-            if own is not None and (permit or own.record or own.active_cache):
-                self._let_go(own, error)
+            if own is not None:
+                if permit is not None:
+                    permit.release(own.response_written)
+                if own.record is not None and self.observers is not None:
+                    self.observers.request_ended(own, own.record, error)
+                if own.active_cache is not None:
+                    own.active_cache.close()
 
     async def _before_upstream(self, session: Session, ctx: CTX) -> bool:
         # The phases before an upstream is chosen; says whether one of them answered.
@@ -307,15 +316,18 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
             upstream = await connect(self.app, connector, session, peer=peer, ctx=ctx)
         session.upstream_session = upstream
         if record is not None:
-            record.connected_over(upstream.digest, reused=reused)
+            record.connected = record.started if reused else time.monotonic()
+            record.reused = reused
+            record.digest = upstream.digest
         try:
             if self._overrides.connected_to_upstream:
                 session.phase = "connected_to_upstream"
                 await self.app.connected_to_upstream(session, reused, peer, upstream.digest, ctx)
             kind = Exchange if session.active_cache is None else exchange_for(session)
             exchange = kind(self.app, self._overrides, session, upstream, peer, ctx)
-            if record is not None and self.observers is not None:
-                exchange.observe(self.observers, record)
+            exchange.record = record
+            if record is not None and self.observers is not None and self.observers.sees_requests:
+                exchange.show_request = partial(self.observers.upstream_request, session, record)
             await exchange.run()
         except Exception as error:  # noqa: BLE001 - a callback may raise anything
             judged = await judge(
@@ -328,18 +340,11 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
     async def _hedged_attempt(
         self, session: Session, peer: HttpPeer, ctx: CTX, plan: HedgePlan
     ) -> None:
-        app, overrides, connector = self.app, self._overrides, self.connector
-        hedged = HedgedAttempt(
-            app,
-            overrides,
-            connector,
-            session,
-            peer=peer,
-            ctx=ctx,
-            plan=plan,
-            observers=self.observers,
-        )
-        await hedged.run()
+        parts = self.app, self._overrides, self.connector
+        observers = self.observers
+        await HedgedAttempt(
+            *parts, session, peer=peer, ctx=ctx, plan=plan, observers=observers
+        ).run()
 
     # ------------------------------------------------------------- the ending
 
@@ -375,22 +380,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
 
     # ---------------------------------------------------------------- helpers
 
-    def _let_go(self, session: Session, error: Error | None) -> None:
-        # What a request holds at its end, whatever the end.
-        if session.load_permit is not None:
-            session.load_permit.release(session.response_written)
-        if self.observers is not None:
-            self.observers.request_ended(session, error)
-        cache = session.active_cache
-        if cache is not None:
-            cache.close()
+    def _filter_pages(self, session: Session, ctx: CTX) -> None:
+        async def filter_page(header: ResponseHeader) -> None:
+            await self.app.response_filter(session, header, ctx)
 
-    def _prepare(self, session: Session, ctx: CTX) -> None:
-        if self.observers is not None:
-            self.observers.request_started(session)
-        if self._overrides.response_filter:
-
-            async def filter_page(header: ResponseHeader) -> None:
-                await self.app.response_filter(session, header, ctx)
-
-            session.set_page_filter(filter_page)
+        session.set_page_filter(filter_page)

@@ -25,7 +25,8 @@ class AttemptRecord:
     Attributes:
         peer: As given.
         started: As given.
-        connected: When there was a connection; None if it never came to that.
+        connected: When there was a connection, which is at once where one is reused; None if it
+            never came to that.
         reused: Whether the connection came from the pool; None without one.
         digest: What is known of the connection; None without one.
         head: When the final head of the response had arrived; None if it has not.
@@ -57,26 +58,6 @@ class AttemptRecord:
         self.ended: float | None = None
         self.error: Error | None = None
 
-    def connected_over(self, digest: Digest, *, reused: bool) -> None:
-        """Note that there is a connection now; the attempt's owner does.
-
-        Args:
-            digest: What is known of it.
-            reused: Whether it came from the pool.
-        """
-        self.connected = time.monotonic()
-        self.reused = reused
-        self.digest = digest
-
-    def head_arrived(self, status: int) -> None:
-        """Note that the final head is there now; the exchange does.
-
-        Args:
-            status: Its status.
-        """
-        self.head = time.monotonic()
-        self.status = status
-
 
 class RequestRecord:
     """The course of one request.
@@ -90,10 +71,10 @@ class RequestRecord:
         response: The head that was answered with, once it is over; None if there was none.
         request_bytes: Payload bytes of the request that were read, once it is over.
         response_bytes: Payload bytes of the response that were sent, once it is over.
-        state: For observers to keep what they know of the request, each under a key of its own.
     """
 
     __slots__ = (
+        "_state",
         "attempts",
         "ended",
         "failed_in",
@@ -102,7 +83,6 @@ class RequestRecord:
         "response_bytes",
         "started",
         "started_at",
-        "state",
     )
 
     request_bytes: int
@@ -115,15 +95,21 @@ class RequestRecord:
         self.attempts: list[AttemptRecord] = []
         self.ended: float | None = None
         self.failed_in: str | None = None
-        self.state: dict[object, object] = {}
+        self._state: dict[object, object] | None = None
 
-    def end(self, down: ServerSession) -> None:
-        """Note that it is over, and what has come of it. HOT.
+    @property
+    def state(self) -> dict[object, object]:
+        """For observers to keep what they know of the request, each under a key of its own."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    def complete(self, down: ServerSession) -> None:
+        """Note what has come of it, once it is over.
 
         Args:
             down: The client's side.
         """
-        self.ended = time.monotonic()
         self.response = down.response_written
         self.request_bytes = down.body_bytes_read
         self.response_bytes = down.body_bytes_sent
