@@ -1,6 +1,7 @@
-"""What runs everything: the shutdown signal, the shared timers, the allocator, the counters."""
+"""What runs everything: the shutdown signal, the shared timers, the allocator, the collector, the counters."""
 
 from pingora_core.runtime.allocator import keep_freed_memory
+from pingora_core.runtime.collector import calm_collector
 from pingora_core.runtime.counters import COUNTERS, ProcessCounters
 from pingora_core.runtime.log_limit import LogLimit
 from pingora_core.runtime.shutdown import ShutdownSwitch, ShutdownWatch
@@ -14,6 +15,7 @@ __all__ = [
     "ShutdownSwitch",
     "ShutdownWatch",
     "Timers",
+    "calm_collector",
     "get_timers",
     "keep_freed_memory",
     "sleep",

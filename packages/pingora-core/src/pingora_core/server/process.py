@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ import uvloop
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.conf._opt import program_name
 from pingora_core.runtime.allocator import keep_freed_memory
+from pingora_core.runtime.collector import calm_collector
 from pingora_core.server._streams import settle_streams
 from pingora_error import Error
 
@@ -114,8 +114,7 @@ def run_in_event_loop(
         conf: Tells the number of threads for blocking calls, and how long an end may take.
     """
     keep_freed_memory()
-    # What is there by now stays: the collector need not look at it again and again.
-    gc.freeze()
+    calm_collector()
     loop = uvloop.new_event_loop()
     executor = ThreadPoolExecutor(conf.max_blocking_threads, thread_name_prefix="blocking")
     loop.set_default_executor(executor)
