@@ -31,7 +31,7 @@ from pingora_proxy.request_record import AttemptRecord, RequestRecord
 from pingora_proxy.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
@@ -241,11 +241,8 @@ class Observers:
         attempt = AttemptRecord(peer, time.monotonic())
         if session.record is not None:
             session.record.attempts.append(attempt)
-        for told in self._attempt_started:
-            try:
-                told(session, attempt)
-            except Exception as failure:  # noqa: BLE001
-                self._failed(failure)
+        if self._attempt_started:
+            self._tell_attempt(self._attempt_started, session, attempt)
         return attempt
 
     @property
@@ -286,7 +283,16 @@ class Observers:
         """
         attempt.ended = time.monotonic()
         attempt.error = error
-        for told in self._attempt_ended:
+        if self._attempt_ended:
+            self._tell_attempt(self._attempt_ended, session, attempt)
+
+    def _tell_attempt(
+        self,
+        all_told: Sequence[Callable[[Session, AttemptRecord], None]],
+        session: Session,
+        attempt: AttemptRecord,
+    ) -> None:
+        for told in all_told:
             try:
                 told(session, attempt)
             except Exception as failure:  # noqa: BLE001

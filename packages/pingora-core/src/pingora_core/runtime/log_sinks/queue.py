@@ -173,9 +173,10 @@ class LogQueue:
 
     def _take(self, most: int) -> list[bytes]:
         batch: list[bytes] = []
+        lines = self._lines
         try:
-            while len(batch) < most:
-                batch.append(self._lines.popleft())
+            for _ in range(min(len(lines), most)):
+                batch.append(lines.popleft())  # noqa: PERF401 - one by one: what was taken stays
         except IndexError:
             pass  # the other side was faster, at the end
         return batch
