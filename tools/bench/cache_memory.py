@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from pingora_cache.key import CacheKey
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.meta import CacheMeta
+from pingora_core.runtime import calm_collector
 from pingora_http import ResponseHeader
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def main() -> None:
     entries = int(sys.argv[1]) if len(sys.argv) > 1 else _ENTRIES
     # As a server does when it starts.
     gc.collect()
-    gc.freeze()
+    calm_collector()
     asyncio.run(_measure(entries))
 
 
