@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pingora_core.apps.http_app import HttpServerOptions
 from pingora_core.apps.load_shedding import LoadShedder
 from pingora_core.metrics import Registry
 from pingora_core.runtime.log_sinks import FileSink, LogQueue
@@ -16,6 +17,8 @@ from pingora_proxy.access_log import AccessLog
 from pingora_proxy.metrics import ProxyMetrics
 from pingora_proxy.testing import ScriptedOrigin, hang, reply
 from tests.support.client import RawClient
+from tests.support.h2client import RawH2Client
+from tests.support.h2wire import Code
 from tests.support.proxy import BareProxy, RunningProxy
 from tests.support.waiting import eventually
 
@@ -93,6 +96,34 @@ async def test_every_ending_has_a_line(log_file: Path) -> None:
     assert "RuntimeError in request_filter" in bug["error"]
     assert (malformed["method"], malformed["path"]) == ("-", "-")
     assert left["error_type"] == "ConnectionClosed"
+
+
+async def test_what_is_malformed_in_http2_has_a_line(log_file: Path) -> None:
+    """It is answered by a reset alone, and told as any other request that could not be read."""
+    registry = Registry()
+    log = AccessLog(LogQueue(FileSink(log_file)))
+    options = HttpServerOptions(h2c=True)
+    async with (
+        RunningProxy(
+            BareProxy("127.0.0.1:9"),
+            server_options=options,
+            observers=[log, ProxyMetrics(registry)],
+        ) as proxy,
+        await RawH2Client.connect(proxy.address) as client,
+    ):
+        names = [b":method", b":scheme", b":authority", b":path"]
+        head = list(zip(names, [b"GET", b"http", b"a.test", b"/a b"], strict=True))
+        for _ in range(2):
+            stream_id = await client.send_fields(head)
+            assert (await client.response(stream_id)).reset == Code.PROTOCOL_ERROR
+        await eventually(lambda: log.queue.written + log.queue.waiting == 2)
+    log.close()
+    for line in map(json.loads, _lines(log_file)):
+        assert (line["method"], line["path"], line["protocol"]) == ("-", "-", "HTTP/2.0")
+        assert (line["status"], line["error_type"]) == (0, "ConnectionClosed")
+        assert ":path" in line["error"]
+    durations = registry.collect()["http_server_request_duration_seconds"].series
+    assert [sum(numbers[:-1]) for numbers in durations.values()] == [2]
 
 
 async def test_the_combined_format_is_what_tools_expect(log_file: Path) -> None:

@@ -12,6 +12,7 @@ from pingora_core.protocols.http.v1.server import placeholder_request
 from pingora_core.protocols.http.v2._frames import ErrorCode
 from pingora_core.protocols.http.v2.headers import decode_trailers
 from pingora_error import Error
+from pingora_http import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ class RequestSide(ClientRequest):
         self._body_done = True
         if decoded is None:
             self.request: RequestHeader = placeholder_request()
+            self.request.version = Version.HTTP_20
             self._upgrade_request = False
             self._has_body = False
             return
@@ -68,6 +70,11 @@ class RequestSide(ClientRequest):
     def digest(self) -> Digest:
         """What is known of the connection below."""
         return self.stream.connection.stream.digest
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the head could not be read or accepted."""
+        return self._error is not None
 
     @property
     def is_body_empty(self) -> bool:

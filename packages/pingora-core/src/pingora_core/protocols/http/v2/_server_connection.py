@@ -125,7 +125,6 @@ class ServerConnection(Connection):
             return
         self._last_accepted = stream_id
         COUNTERS.requests += 1
-        refusal: Error | None = None
         try:
             decoded = decode_request(
                 event.headers,
@@ -135,11 +134,13 @@ class ServerConnection(Connection):
                 extended_connect=self.options.extended_connect,
             )
         except Error as error:
+            refusal = error
             if not isinstance(error.etype, HTTPStatus):
+                # The reset is all there is to answer; the application tells its logs of it.
                 logger.info("HTTP/2 stream %d is malformed: %s", stream_id, error)
                 self._malformed(stream, error)
-                return
-            refusal = error
+                msg = f"HTTP/2 stream {stream_id} was reset"
+                refusal = Error.down(ErrorType.CONNECTION_CLOSED, msg, cause=error)
             session = HttpSession(stream, None, error=refusal)
         else:
             stream.expected = decoded.content_length
@@ -156,7 +157,7 @@ class ServerConnection(Connection):
                 self.drain()
 
     async def _run(self, session: HttpSession) -> None:
-        if session.stream.error is not None:
+        if session.stream.error is not None and not session.is_refused:
             return  # given up in the turn in which it came
         try:
             await self._serve(session)
