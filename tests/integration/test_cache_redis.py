@@ -94,6 +94,23 @@ async def test_everything_in_redis_expires(client: Redis, storage: RedisStorage)
     assert len(await redis_keys(client, ":b:")) == 1
 
 
+@pytest.mark.parametrize("body", [BODY, SMALL], ids=["large", "small"])
+async def test_a_publication_that_is_asked_for_twice(client: Redis, body: bytes) -> None:
+    """As clients do whose connection is lost before the answer: it is the same object."""
+
+    async def twice(ask: Ask) -> object:
+        await ask()
+        return await ask()
+
+    faulty = FaultyRedis(client)
+    faulty.faults["PUBLISH"] = twice
+    async with open_redis(faulty) as storage:
+        await write(storage, body)
+        assert storage.stats.writes == 1
+        assert await read(storage) == body
+        assert not await redis_keys(client, ":w")
+
+
 async def test_how_long_an_object_is_kept(client: Redis, storage: RedisStorage) -> None:
     """As long as it is fresh or may be served stale, and a while for revalidation; then it goes."""
     meta = make_meta(fresh=1000.0).replace(stale_if_error=2000, stale_while_revalidate=500)

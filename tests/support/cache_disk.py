@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from pingora_cache.disk import DiskStorage
     from pingora_cache.storage import Finished, MissHandler
 
-__all__ = ["MIB", "begin", "body", "fill", "key", "meta", "object_path", "read", "writes_in"]
+__all__ = [
+    "MIB",
+    "begin",
+    "begun_in",
+    "body",
+    "fill",
+    "key",
+    "meta",
+    "object_path",
+    "read",
+    "writes_in",
+]
 
 MIB = 1 << 20
 
@@ -98,3 +109,8 @@ def object_path(directory: Path, name: str) -> Path:
 def writes_in(directory: Path) -> list[Path]:
     """Find the files of writes that go on, or were left."""
     return list(directory.glob("filling/*/*"))
+
+
+def begun_in(directory: Path) -> list[Path]:
+    """Find the files of writes that others can follow: something is in them."""
+    return [path for path in writes_in(directory) if path.stat().st_size]

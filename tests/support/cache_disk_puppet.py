@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from pingora_cache.disk import DiskStorage
 from pingora_cache.storage import PurgeAction
 from pingora_error import Error
-from tests.support.cache_disk import begin, body, fill, key, meta, read, writes_in
+from tests.support.cache_disk import begin, begun_in, body, fill, key, meta, read
 
 if TYPE_CHECKING:
     from pingora_cache.storage import HitHandler, MissHandler
@@ -102,7 +102,7 @@ class _Actor:
         about = meta(name, tags=[tag.encode() for tag in tags])
         writer = self._writers[name] = await begin(self._storage, name, about)
         await writer.write_body(body(name, size), end=False)
-        while not writes_in(self._directory):  # noqa: ASYNC110  # no event tells of a file
+        while not begun_in(self._directory):  # noqa: ASYNC110  # no event tells of a file
             await asyncio.sleep(0.002)
         return size
 

@@ -82,11 +82,16 @@ class CopyingHit(HitHandler):
                 return
             async with tiers.turns.take(mark.key_hash):
                 finished = await tiers.put(self._subject, copy)
-            if finished is not None and finished.published:
+                # Who has made it void meanwhile may not have met it.
+                dropped = await tiers.drop_void(self._subject.key, mark)
+            if finished is not None and finished.published and not dropped:
                 tiers.stats.promotions += 1
                 tiers.note_same(mark.key_hash)
         except Error as error:
             tiers.first_failed(error)
+        except BaseException:
+            tiers.doubt(mark.key_hash)  # the copy may be there, and out of date
+            raise
         finally:
             tiers.budget.give(self._size)
             tiers.marks.remove(mark)

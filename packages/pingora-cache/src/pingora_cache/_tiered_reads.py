@@ -163,31 +163,32 @@ class TieredReads:
         # Compare an object of the first tier with the second.
         tiers, key_hash = self._tiers, key.combined_hash
         tiers.stats.rechecks += 1
-        is_doubted = tiers.checked.get(key_hash) == DOUBTED
-        tiers.checked.note(key_hash, tiers.monotonic())  # the others need not wait for this
+        before, now = tiers.checked.get(key_hash), tiers.monotonic()
+        if before != DOUBTED:
+            tiers.checked.note(key_hash, now)  # the others need not wait for this
         mark = tiers.marks.set(key_hash, None, is_copy=True)
         own_mark: Mark | None = mark
         other: tuple[CacheMeta, HitHandler] | None = None
         try:
             try:
-                other = await tiers.second.lookup(key)
+                other = await self._ask_second(key, now)
             except Error as error:
                 tiers.second_failed(error)
-                if is_doubted:
-                    tiers.doubt(key_hash)
                 return meta, reader
             if other is not None:
                 told, second = other
                 if second.is_partial:
                     # What is finished has expired there, or is gone; the write may still fail.
-                    tiers.checked.forget(key_hash)
+                    self._take_back(key_hash, now)
                     reader.close()
                     return other
                 if abs(told.created - meta.created) < _SAME:
                     second.close()
+                    self._settle(mark, before, now)
                     return await self._agree(Subject(key, told, mark), meta), reader
                 if told.created < meta.created:
                     second.close()  # the second tier has missed a write
+                    self._settle(mark, before, now)
                     return meta, reader
             reader.close()
             tiers.stats.outdated += 1
@@ -206,6 +207,24 @@ class TieredReads:
             if own_mark is not None:
                 tiers.marks.remove(own_mark)
 
+    async def _ask_second(self, key: CacheKey, now: float) -> tuple[CacheMeta, HitHandler] | None:
+        try:
+            return await self._tiers.second.lookup(key)
+        except BaseException as error:
+            if not isinstance(error, Error):
+                self._take_back(key.combined_hash, now)  # nobody has compared it
+            raise
+
+    def _take_back(self, key_hash: bytes, now: float) -> None:
+        checked = self._tiers.checked
+        if checked.get(key_hash) == now:
+            checked.forget(key_hash)
+
+    def _settle(self, mark: Mark, before: float | None, now: float) -> None:
+        # What was in doubt is not any more, unless something has happened meanwhile.
+        if before == DOUBTED and not mark.is_void:
+            self._tiers.checked.note(mark.key_hash, now)
+
     async def _agree(self, subject: Subject, meta: CacheMeta) -> CacheMeta:
         # Let the first tier know of a revalidation or a soft purge elsewhere.
         key, told, mark = subject
@@ -218,4 +237,5 @@ class TieredReads:
                 await self._tiers.first.update_meta(key, told)
             except Error as error:
                 self._tiers.first_failed(error)
+            await self._tiers.drop_void(key, mark)  # what happened meanwhile may be undone
         return told

@@ -218,6 +218,7 @@ class TieredMiss(MissHandler):
                 finished = await self._publish()
         except BaseException as failure:
             self._tiers.stats.aborted_writes += 1
+            self._tiers.marks.supersede(self._mark.key_hash)
             self._tiers.doubt(self._mark.key_hash)
             if isinstance(failure, Error):
                 self._failure = failure

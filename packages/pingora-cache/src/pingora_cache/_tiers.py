@@ -210,6 +210,20 @@ class Tiers:
         finally:
             writer.close()
 
+    async def drop_void(self, key: CacheKey, mark: Mark) -> bool:
+        """Remove an object from the first tier if it is out of date.
+
+        Args:
+            key: The key.
+            mark: Tells whether it is.
+
+        Returns:
+            Whether it is.
+        """
+        if mark.is_void:
+            await self.drop_first(key.to_compact())
+        return mark.is_void
+
     async def drop_first(self, key: CompactCacheKey) -> None:
         """Remove an object from the first tier that is not that of the second any more.
 

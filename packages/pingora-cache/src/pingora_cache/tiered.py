@@ -18,9 +18,8 @@ is under way between the tiers while an object is purged, replaced or revalidate
   (``WritePolicy``), and when they are read from the second tier in one piece, if ``promote`` says so.
 - *Reading along.* If a tier can stream partial writes, so does this: through the first tier if the
   body is known to fit into it or the second cannot; otherwise through the second, and the first gets
-  the body at the end. A body of unknown size that turns out to be larger than
-  ``first_max_object_size`` while the first tier streams it goes on there as long as the first tier
-  lets it, and is not kept.
+  the body at the end. A body of unknown size that turns out to be larger than what goes into the
+  first tier while that streams it goes on there as long as it is let, and is not kept.
 """
 
 from __future__ import annotations
@@ -311,6 +310,7 @@ class TieredStorage(Storage):
             await tiers.drop_first(key.to_compact())
         if error is not None and not is_in_first:
             raise error
+        tiers.marks.supersede(key_hash)  # who has begun meanwhile may have seen the older one
         if is_in_first and is_in_second:
             tiers.note_same(key_hash)
         elif error is None:

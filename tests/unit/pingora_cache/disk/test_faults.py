@@ -15,7 +15,18 @@ import pytest
 from pingora_cache.disk import DiskStorage, verify
 from pingora_cache.disk._layout import META_AT
 from pingora_error import Error
-from tests.support.cache_disk import MIB, begin, body, fill, key, meta, object_path, read, writes_in
+from tests.support.cache_disk import (
+    MIB,
+    begin,
+    begun_in,
+    body,
+    fill,
+    key,
+    meta,
+    object_path,
+    read,
+    writes_in,
+)
 from tests.support.in_child import NOBODY, in_child
 from tests.support.leaks import LeakCheck
 from tests.support.waiting import eventually
@@ -210,7 +221,7 @@ async def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: 
         writer = await begin(storage, "key")
         if when == "later":
             await writer.write_body(body("x", 300_000), end=False)
-            await eventually(lambda: writes_in(tmp_path))
+            await eventually(lambda: begun_in(tmp_path))
         found = await storage.lookup(key())
         assert found is not None
         with monkeypatch.context() as patch:
@@ -386,7 +397,7 @@ async def test_the_directory_is_deleted(tmp_path: Path) -> None:
         assert found is not None
         writer = await begin(storage, "other")
         await writer.write_body(body("y", 300_000), end=False)
-        await eventually(lambda: writes_in(directory))
+        await eventually(lambda: begun_in(directory))
         _delete(directory)
 
         got = b""
@@ -420,7 +431,7 @@ async def test_what_a_dead_process_left(tmp_path: Path) -> None:
     async with DiskStorage(tmp_path, max_bytes=1 << 30) as storage:
         writer = await begin(storage, "alive")
         await writer.write_body(b"some", end=False)
-        await eventually(lambda: writes_in(tmp_path))
+        await eventually(lambda: begun_in(tmp_path))
         (alive,) = writes_in(tmp_path)
         left = alive.parent / f"{key('left').hex}.{'0' * 16}"
         shutil.copy(alive, left)

@@ -12,7 +12,7 @@ from conformance.cache_crash_drill import Drill
 from pingora_cache.disk import DiskStorage, verify
 from pingora_cache.storage import WRITE_FAILED
 from pingora_error import Error
-from tests.support.cache_disk import begin, body, fill, key, read, writes_in
+from tests.support.cache_disk import begin, begun_in, body, fill, key, read, writes_in
 from tests.support.cache_disk_puppet import Puppet
 from tests.support.in_child import in_child
 from tests.support.waiting import eventually
@@ -203,7 +203,7 @@ async def test_forked_while_it_is_open(tmp_path: Path) -> None:
     async with DiskStorage(tmp_path, max_bytes=1 << 30) as storage:
         writer = await begin(storage, "key")
         await writer.write_body(b"some", end=False)
-        await eventually(lambda: writes_in(tmp_path))
+        await eventually(lambda: begun_in(tmp_path))
         reader, held = os.pipe()
         child = os.fork()
         if child == 0:

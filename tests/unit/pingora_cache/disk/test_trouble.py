@@ -8,7 +8,6 @@ import fcntl
 import logging
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,11 +20,23 @@ from pingora_cache.disk._writing import write_all
 from pingora_cache.eviction import SimpleLru
 from pingora_cache.storage import WRITE_STALLED
 from pingora_error import Error, ErrorType
-from tests.support.cache_disk import MIB, begin, body, fill, key, meta, object_path, read, writes_in
+from tests.support.cache_disk import (
+    MIB,
+    begin,
+    begun_in,
+    body,
+    fill,
+    key,
+    meta,
+    object_path,
+    read,
+    writes_in,
+)
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from pingora_cache.key import CompactCacheKey
 
@@ -37,7 +48,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[DiskStorage]:
         yield storage
 
 
-def _broken(*_: object) -> None:
+def _broken(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "broken")
 
 
@@ -173,7 +184,7 @@ async def test_a_write_of_others_that_stalls(tmp_path: Path) -> None:
     ):
         writer = await begin(one, "key")
         await writer.write_body(b"some", end=False)
-        await eventually(lambda: writes_in(tmp_path))
+        await eventually(lambda: begun_in(tmp_path))
         found = await two.lookup(key())
         assert found is not None
         assert await found[1].read_body() == b"some"
@@ -195,7 +206,7 @@ async def test_a_write_of_others_that_cannot_be_read(
     ):
         writer = await begin(one, "key")
         await writer.write_body(b"some", end=False)
-        await eventually(lambda: writes_in(tmp_path))
+        await eventually(lambda: begun_in(tmp_path))
         found = await two.lookup(key())
         assert found is not None
         assert await found[1].read_body() == b"some"
@@ -216,15 +227,12 @@ async def test_a_write_of_others_that_cannot_be_read(
 
 async def test_files_that_are_no_writes(storage: DiskStorage, tmp_path: Path) -> None:
     """Rubbish with the name of a write, locked as one: nobody follows it, a purge removes it."""
-    slot = key().combined_hash
-    path = Path(Tree(tmp_path).write(slot, b"x" * 8))
-    path.parent.mkdir(parents=True)
     async with DiskStorage(tmp_path, max_bytes=1 << 30) as other:
         writer = await begin(other, "key")
         await writer.write_body(b"some", end=False)
-        await eventually(lambda: writes_in(tmp_path))
-        (real,) = writes_in(tmp_path)
-        whole = real.read_bytes()
+        await eventually(lambda: begun_in(tmp_path))
+        (path,) = writes_in(tmp_path)
+        whole = path.read_bytes()
         await writer.abort()
     spoiled = whole[:META_AT] + b"?" + whole[META_AT + 1 :]
     for rubbish in (whole, b"", b"rubbish" * 100, spoiled):

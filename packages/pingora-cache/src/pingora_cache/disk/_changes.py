@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pingora_cache.disk._descriptor import READ_FLAGS, Descriptor, is_alive
 from pingora_cache.disk._format import MARK_AT, pack_mark, pack_pointer, pointer_at, read_front
 from pingora_cache.disk._layout import FRONT, SUM, Damaged, Pointer, meta_sum
-from pingora_cache.disk._locked import open_locked
-from pingora_cache.disk._objects import peek, remove, study
+from pingora_cache.disk._locked import AlwaysLockedError, open_locked, unlock
+from pingora_cache.disk._objects import peek, remove, remove_object, study
 from pingora_cache.disk._purge_records import Kind
 from pingora_cache.storage import PurgeAction, PurgeKind
 
@@ -78,7 +78,7 @@ def replace_meta(shop: Shop, slot: bytes, meta: CacheMeta, *, epoch: int, positi
         shop.tree.remove_same(path, slot, descriptor.fd)
         return False
     finally:
-        descriptor.release()
+        unlock(descriptor)
     return True
 
 
@@ -134,7 +134,7 @@ def expire(path: str, when: float, *, is_write: bool) -> bool:
         # A write that has just begun hears of it from the log.
         return is_write
     finally:
-        descriptor.release()
+        unlock(descriptor)
     return True
 
 
@@ -182,8 +182,15 @@ def purge(shop: Shop, purge: Purge) -> bool:
             met |= was_there and done
     path = shop.tree.object(slot.hex())
     was_there = _is_found(shop, path, is_write=False)
-    done = remove(path) if deletes else expire(path, when, is_write=False)
+    done = remove_object(path) if deletes else _expire_or_remove(path, when)
     return (was_there and done) or met
+
+
+def _expire_or_remove(path: str, when: float) -> bool:
+    try:
+        return expire(path, when, is_write=False)
+    except AlwaysLockedError:
+        return remove_object(path, tries=1)  # that needs no lock in the end
 
 
 def _is_found(shop: Shop, path: str, *, is_write: bool) -> bool:
@@ -224,12 +231,12 @@ def remove_purged(shop: Shop, path: str, slot: bytes) -> bool:
         return False
     try:
         known = study(descriptor.fd, slot)
-        pointer = known.front.pointer
-        if shop.judge_object(known.meta.tags, pointer.epoch, pointer.position).deleted:
+        pointer, tags = known.front.pointer, known.meta.tags
+        if tags and shop.judge_object(tags, pointer.epoch, pointer.position).deleted:
             shop.tree.remove_same(path, slot, descriptor.fd)
             return True
     except Damaged:
         shop.tree.remove_same(path, slot, descriptor.fd)
     finally:
-        descriptor.release()
+        unlock(descriptor)
     return False

@@ -198,11 +198,11 @@ class Fill:
             Error: If it has failed, or fails now.
         """
         self.check()
+        self._is_ending = True  # at once: what fails from now on fails in there
         self.progress.end()
         return await asyncio.shield(self._shop.io.spawn(self._publish()))
 
     async def _publish(self) -> Finished:
-        self._is_ending = True
         self._stop_timer()
         while self._flushing is not None:
             await asyncio.wait([self._flushing])

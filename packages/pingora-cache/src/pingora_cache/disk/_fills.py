@@ -171,7 +171,7 @@ class Fills:
         self, tag: bytes, path: str, slot: bytes
     ) -> tuple[CacheMeta, PartialHit] | None:
         shop = self._shop
-        seen = find_write(shop.io, path, slot)
+        seen = find_write(shop.io, path, slot, tag)
         if seen is None:
             return None
         front, descriptor, text = seen

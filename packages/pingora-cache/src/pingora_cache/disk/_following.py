@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pingora_cache.disk._io import Io
     from pingora_cache.disk._layout import Front, State
 
+    _Write = tuple[Front, Descriptor, bytes]
+
 __all__ = ["PartialHit", "RemoteProgress", "find_write"]
 
 _SOON: Final = 0.002
@@ -43,16 +45,19 @@ _QUIET: Final = 0.05
 _CLOSED_MEANWHILE: Final = "the reader was closed while it waited"
 
 
-def find_write(io: Io, path: str, slot: bytes) -> tuple[Front, Descriptor, bytes] | None:
+def find_write(io: Io, path: str, slot: bytes, tag: bytes) -> _Write | None:
     """Look at a write of another process.
 
     Args:
         io: Where it is read.
         path: Where it is.
         slot: The hash of its key.
+        tag: Its tag.
 
     Returns:
         What is in front of its file, the file, and its meta; None if it is over, or has just begun.
+        One that is complete is not over before it has the name of an object, unless its writer has
+        died.
 
     Raises:
         OSError: If it cannot be read.
@@ -70,7 +75,8 @@ def find_write(io: Io, path: str, slot: bytes) -> tuple[Front, Descriptor, bytes
         front = read_front(data)
         start, end = front.pointer.at, front.pointer.at + front.pointer.length
         meta = data[start:end] if end <= len(data) else os.pread(fd, end - start, start)
-        if front.slot == slot and not front.state.complete and is_alive(fd):
+        # An object that is just being removed has another name than its own.
+        if (front.slot, front.tag) == (slot, tag) and is_alive(fd):
             return front, descriptor.hold(), meta
     except Damaged:
         pass  # not written yet
@@ -119,6 +125,7 @@ class RemoteProgress(Progress):
         self._pause = _SOON
         self._state = front.state
         self.size = front.state.size
+        self.complete = front.state.complete
 
     # -------------------------------------------------------------------------- looking
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 from pingora_cache._handlers import STORAGE_CLOSED
 from pingora_cache.disk._descriptor import Cold, Reader
 from pingora_cache.disk._layout import BLOCK_SHIFT, Damaged, block_sum
-from pingora_cache.disk._locked import open_locked
+from pingora_cache.disk._locked import open_locked, unlock
 from pingora_cache.stats import StorageStats
 from pingora_error import Error, ErrorSource, ErrorType
 
@@ -227,7 +227,7 @@ class Io:
             try:
                 self.tree.remove_same(path, slot, fd)
             finally:
-                locked.release()
+                unlock(locked)
 
 
 def _nobody(slot: bytes) -> None:

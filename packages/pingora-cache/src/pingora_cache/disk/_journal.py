@@ -100,9 +100,12 @@ class Journal:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             fd = os.open(path, flags, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                # The manager may have taken it for one left behind, before it was locked.
+                # The manager may take it for one left behind, before it is locked, and then be
+                # stopped: another one is as good.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 is_there = os.fstat(fd).st_nlink
+            except BlockingIOError:
+                is_there = 0
             except OSError:
                 os.close(fd)
                 raise

@@ -26,6 +26,7 @@ import time
 from typing import TYPE_CHECKING, Final, final
 
 from pingora_cache.disk._journal import JournalReader, Saying
+from pingora_cache.disk._objects import remove_object
 from pingora_cache.disk._shop import disk_size
 from pingora_cache.disk._tree import LEAVES, leaf_of
 from pingora_cache.disk._usage import Usage, UsageFile
@@ -49,6 +50,8 @@ _RESCAN: Final = 3600.0
 # After so many objects, about a millisecond, the walk pauses for so many seconds.
 _WALKED: Final = 64
 _PAUSE: Final = 0.0001
+# Others wait for room meanwhile.
+_LOCK_TRIES: Final = 3
 _LEFT_LOG: Final = re.compile(r"purges\.[0-9a-f]{16}")
 
 
@@ -297,7 +300,7 @@ class Manager:
             size = self._size_of(slot)
             if size is not None:
                 try:
-                    os.unlink(self._tree.object(slot.hex()))
+                    remove_object(self._tree.object(slot.hex()), tries=_LOCK_TRIES)
                 except OSError as error:
                     # It stays, and is counted; the next walk tells the list of it again.
                     self._failure = error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ from pingora_cache.disk._format import read_front
 from pingora_cache.disk._hits import DiskHit, SmallHit
 from pingora_cache.disk._io import Blocks
 from pingora_cache.disk._layout import FRONT, HEAD_END, SUM, Damaged, block_sum, meta_sum
-from pingora_cache.disk._locked import TRIES, try_lock
+from pingora_cache.disk._locked import TRIES, open_locked, try_lock, unlock
 from pingora_cache.disk._shop import disk_size
 from pingora_cache.meta import CacheMeta
 from pingora_error import Error
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from pingora_cache.disk._io import Io
     from pingora_cache.disk._layout import Front
 
-__all__ = ["Found", "Known", "find", "find_slowly", "peek", "remove", "study"]
+__all__ = [
+    "Found",
+    "Known",
+    "find",
+    "find_slowly",
+    "peek",
+    "remove",
+    "remove_object",
+    "study",
+]
 
 _EAGER: Final = 64 * 1024
 
@@ -118,7 +127,7 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
         except FileNotFoundError:
             return None
         try:
-            if attempt and not try_lock(descriptor.fd, fcntl.LOCK_SH):
+            if attempt and not try_lock(descriptor.fd):
                 continue
             return _read(io, _PATIENT, descriptor, path, slot, None)
         except Damaged as why:
@@ -127,7 +136,7 @@ def find_slowly(io: Io, path: str, slot: bytes) -> Found | Damaged | None:
                 io.tree.remove_same(path, slot, descriptor.fd)
                 return why
         finally:
-            descriptor.release()
+            unlock(descriptor)  # who reads it on needs no lock
     return None
 
 
@@ -235,3 +244,29 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def remove_object(path: str, *, tries: int = TRIES) -> bool:
+    """Remove a finished object, whatever it is by now, in a thread.
+
+    Args:
+        path: Where it is.
+        tries: How often it is tried to lock it; after that it is removed all the same.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        OSError: If that fails.
+    """
+    locked = None
+    # What cannot be locked is none of ours, or is locked by a process that was stopped.
+    with contextlib.suppress(OSError):
+        locked = open_locked(path, tries=tries)
+        if locked is None:
+            return False
+    try:
+        return remove(path)
+    finally:
+        if locked is not None:
+            unlock(locked)

@@ -7,7 +7,9 @@ writes a new one with what still matters, and puts it in its place; who has the 
 that it has no name any more.
 
 A log that is damaged, or has been deleted, is replaced by one of another *epoch*: what was purged
-is not known then, so all objects with tags from before count as purged.
+is not known then, so all objects with tags from before count as purged. What looks damaged is read
+once more with the lock: it may be the torn end of a process that has died, over which another one
+is just writing. A process that was stopped may hold the lock for ever; nobody waits without end.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import fcntl
 import logging
 import os
 import secrets
+import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, final
 
 from pingora_cache.disk._purge_records import (
@@ -30,6 +34,7 @@ from pingora_cache.disk._tree import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from pingora_cache.disk._purge_records import (
         Kind,
@@ -42,6 +47,22 @@ _logger = logging.getLogger(__name__)
 _MOST: Final = 4 << 20
 _AT_ONCE: Final = 64 * 1024
 _TRIES: Final = 8
+# How often the lock is tried, and seconds in between: it is held for microseconds.
+_LOCK_TRIES: Final = 1000
+_REPAIR_TRIES: Final = 200
+_PAUSE: Final = 0.002
+_GIVEN_UP: Final = "the log of purges in {} is replaced or damaged all the time"
+
+
+_ALONE: Final = nullcontext()
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @final
@@ -78,9 +99,30 @@ class PurgeLog:
             except FileNotFoundError:
                 self._create(over=False)
             else:
-                _logger.warning("the log of purges is damaged, and begun anew: %s", self._path)
-                self._create(over=True)
-        self._give_up()
+                if self._repair():
+                    return
+        raise OSError(_GIVEN_UP.format(self._path))
+
+    @classmethod
+    def opened(cls, path: str) -> PurgeLog:
+        """Make one, and open it.
+
+        Args:
+            path: Where it is.
+
+        Returns:
+            It.
+
+        Raises:
+            OSError: If that fails; nothing is left open then.
+        """
+        log = cls(path)
+        try:
+            log.open()
+        except OSError:
+            log.close()
+            raise
+        return log
 
     def close(self) -> None:
         """Close it; nothing on the second call."""
@@ -120,6 +162,10 @@ class PurgeLog:
         fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         self.close()
         self._fd = fd
+        return self._read_all()
+
+    def _read_all(self) -> bool:
+        fd = self._fd
         head = LogHead.unpack(os.pread(fd, LOG_HEAD, 0))
         if head is None:
             return False
@@ -143,40 +189,71 @@ class PurgeLog:
             rest = (rest + data)[batch.size :]
         return True
 
+    def _repair(self) -> bool:
+        # Whether the log that was opened is in order after all; if not, there is another one.
+        fd = self._fd
+        for _ in range(_REPAIR_TRIES):
+            if _try_lock(fd):
+                break
+            time.sleep(_PAUSE)
+        try:
+            if not os.fstat(fd).st_nlink:
+                return False
+            if self._read_all():
+                return True
+            _logger.warning("the log of purges is damaged, and begun anew: %s", self._path)
+            self._create(over=True)
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        return False
+
     # -------------------------------------------------------------------------- writing
 
-    def add(self, kind: Kind, name: bytes, when: float) -> None:
+    def add(
+        self,
+        kind: Kind,
+        name: bytes,
+        when: float,
+        *,
+        among: AbstractContextManager[object] = _ALONE,
+    ) -> None:
         """Purge.
 
         Args:
             kind: What is to be done.
             name: The tag, or the hash of the key.
             when: Wall clock seconds.
+            among: Held while this is used, and not while another process is waited for.
 
         Raises:
             OSError: If that fails; it may have been done all the same.
             ValueError: If the tag has more than 65,535 bytes.
         """
-        self._locked(lambda: self._add(kind, name, when))
+        for _ in range(_LOCK_TRIES):
+            with among:
+                if self._try_locked(lambda: self._add(kind, name, when)):
+                    return
+            time.sleep(_PAUSE)
+        msg = f"locked all the time: {self._path}"
+        raise OSError(msg)
 
-    def _locked(self, do: Callable[[], None]) -> None:
+    def _try_locked(self, do: Callable[[], None]) -> bool:
+        # Whether it was done; False if another process has the lock.
         for _ in range(_TRIES):
             if self._fd < 0:
                 self.open()
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            fd = self._fd
+            if not _try_lock(fd):
+                return False
             try:
-                if os.fstat(self._fd).st_nlink and self._read():
+                if os.fstat(fd).st_nlink and self._read():
                     do()
-                    return
+                    return True
             finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                fcntl.flock(fd, fcntl.LOCK_UN)
             # It was replaced while this waited, or is damaged.
             self.open()
-        self._give_up()
-
-    def _give_up(self) -> None:
-        msg = f"the log of purges in {self._path} is replaced or damaged all the time"
-        raise OSError(msg)
+        raise OSError(_GIVEN_UP.format(self._path))
 
     def _add(self, kind: Kind, name: bytes, when: float) -> None:
         if os.fstat(self._fd).st_size > self._at:

@@ -29,6 +29,7 @@ _BLOCK: Final = 4096
 _PATIENCE: Final = 1.0
 _MORE_PATIENCE: Final = 10.0
 _LOOK: Final = 0.01
+_REFRESHES: Final = 8
 _MOST_TOUCHED: Final = 65_536
 _MOST_SPARE: Final = 256 << 20
 _LEAST_PORTION: Final = 16 << 10
@@ -112,6 +113,7 @@ class Shop:
         "_allowance",
         "_lock",
         "_log",
+        "_renewing",
         "_sync",
         "_turned",
         "_usage",
@@ -139,6 +141,7 @@ class Shop:
         # Threads have one of their own, which they use in turns.
         self._log = PurgeLog(tree.purges)
         self._lock = threading.Lock()
+        self._renewing: asyncio.Task[None] | None = None
         self._usage = UsageFile(tree.usage)
         self._allowance = Allowance(limits.max_bytes)
         self.touched: dict[bytes, None] = {}
@@ -259,13 +262,25 @@ class Shop:
         Raises:
             OSError: If that fails.
         """
-        if not self.log.refresh():
-            # It has become long, or is another one: that is read in a thread, which puts nothing
-            # in the place of what the loop is reading.
-            fresh = PurgeLog(self.tree.purges)
-            await self.io.run(fresh.open)
-            self.log.close()
-            self.log = fresh
+        for _ in range(_REFRESHES):
+            if self.log.refresh():
+                return
+            # It has become long, or is another one: that is read in a thread, once for all who
+            # ask. Who came later than that began looks again.
+            if self._renewing is None:
+                self._renewing = self.io.spawn(self._renew_log())
+            await asyncio.shield(self._renewing)
+        msg = "the log of purges is replaced all the time"
+        raise OSError(msg)
+
+    async def _renew_log(self) -> None:
+        try:
+            # Another object: nothing is put in the place of what the loop is reading.
+            fresh = await self.io.run(lambda: PurgeLog.opened(self.tree.purges))
+        finally:
+            self._renewing = None
+        self.log.close()
+        self.log = fresh
 
     # ------------------------------------------------------------------------ in threads
 
@@ -316,8 +331,7 @@ class Shop:
         Raises:
             OSError: If that fails.
         """
-        with self._lock:
-            self._log.add(kind, name, when)
+        self._log.add(kind, name, when, among=self._lock)
 
     def publish(self, file: WriteFile, subject: Subject, pieces: list[bytes]) -> bool:
         """Complete a write, and make an object of it. For a thread.

@@ -32,7 +32,7 @@ from pingora_cache.disk._layout import (
     plan,
     sum_place,
 )
-from pingora_cache.disk._locked import open_locked
+from pingora_cache.disk._locked import lock_own, open_locked, unlock
 from pingora_cache.disk._tree import make_folder
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class WriteFile:
         """
         subject = self._subject
         self.descriptor = Descriptor(self._open())
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        lock_own(self._fd, self._path)
         self.layout = plan(len(subject.meta), body_size)
         state = State(0, self.last_sum, complete=False)
         write_all(self._fd, [self._front(state)], 0)
@@ -235,7 +235,7 @@ class WriteFile:
     def _write_at_once(self, pieces: Sequence[bytes]) -> None:
         subject = self._subject
         self.descriptor = Descriptor(self._open())
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        lock_own(self._fd, self._path)
         self._count(pieces)
         self.layout = plan(len(subject.meta), self.size)
         front = self._front(State(self.size, self.last_sum, complete=True))
@@ -273,10 +273,13 @@ class WriteFile:
         with contextlib.suppress(OSError):
             replaced = open_locked(self._tree.object(slot.hex()))
         try:
-            return self._tree.publish(self._path, slot)
+            published = self._tree.publish(self._path, slot)
         finally:
             if replaced is not None:
-                replaced.release()
+                unlock(replaced)
+        # Whoever changes or replaces it next must not have to wait for the loop of this process.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return published
 
     @property
     def file_size(self) -> int:

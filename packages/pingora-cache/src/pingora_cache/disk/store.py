@@ -100,7 +100,7 @@ class DiskStorage(Storage):
     __slots__ = (
         "__weakref__",
         "_clock",
-        "_closed",
+        "_closing",
         "_fills",
         "_finder",
         "_io",
@@ -144,7 +144,7 @@ class DiskStorage(Storage):
         self._finder = Finder(self._shop, ready_objects)
         self._clock = clock
         self._opening: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         # Without a look at the two.
         self._is_open = False
         self._is_inherited = False
@@ -161,15 +161,11 @@ class DiskStorage(Storage):
         """
         if self._is_inherited:
             raise RuntimeError(_INHERITED)
-        if self._closed:
+        if self._closing is not None:
             raise Error(STORAGE_CLOSED, "the store on disk", source=ErrorSource.INTERNAL)
         if self._opening is None:
             self._opening = self._io.spawn(self._open())
-        try:
-            await asyncio.shield(self._opening)
-        except Error:
-            self._opening = None
-            raise
+        await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
         try:
@@ -177,20 +173,26 @@ class DiskStorage(Storage):
             self._keeper.start()
         except OSError as error:
             await self._io.run(self._shop.close)
+            self._opening = None  # the next call tries again
             context = f"the cache in {self._tree.root}"
             raise self._io.failed(error, ErrorType.FILE_OPEN_ERROR, context) from error
-        self._is_open = not self._closed
+        self._is_open = self._closing is None
 
     async def close(self) -> None:
-        """Let go of everything; nothing on the second call.
+        """Let go of everything, also if who waits for it is cancelled.
 
         What was used is told to the manager, or saved if this process is it. Writes that go on
         fail. Readers of finished objects read on.
         """
-        if self._closed or self._is_inherited:
+        if self._is_inherited:
             return
-        self._closed = self._shop.is_closing = True
-        self._is_open = False
+        if self._closing is None:
+            self._shop.is_closing = True
+            self._is_open = False
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._fills.close()
         if self._opening is not None:
             await asyncio.wait([self._opening])
@@ -244,6 +246,9 @@ class DiskStorage(Storage):
                 if found is not None:
                     found[1].close()
                 found = write
+            elif found is None:
+                # A write of another process may have become an object between the two looks.
+                found = await self._finder.find(slot)
         if found is None:
             self._io.stats.misses += 1
             return None
@@ -345,7 +350,7 @@ class DiskStorage(Storage):
         Args:
             key: The key.
             kind: Why.
-            action: What is to be done.
+            action: What is to be done. What a process that was stopped has locked is removed.
 
         Returns:
             What it came to.
@@ -366,11 +371,7 @@ class DiskStorage(Storage):
         if not met and not is_filling:
             return PurgeResult.NOT_FOUND
         self._io.stats.purges += 1
-        match action:
-            case PurgeAction.DELETE:
-                return PurgeResult.PURGED
-            case PurgeAction.EXPIRE:
-                return PurgeResult.EXPIRED
+        return PurgeResult.PURGED if action is PurgeAction.DELETE else PurgeResult.EXPIRED
 
     async def purge_tag(
         self, tag: bytes, *, action: PurgeAction = PurgeAction.DELETE

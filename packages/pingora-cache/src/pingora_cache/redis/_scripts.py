@@ -99,7 +99,7 @@ BEGIN: Final = Script(
     + """\
 heal(KEYS[1])
 redis.call('HSET', KEYS[1], ARGV[1], '')
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+lengthen(KEYS[1], ARGV[2])
 return 1
 """
 )
@@ -152,13 +152,15 @@ return 1
 
 # KEYS: head, writers, body. ARGV: write, pieces, lifetime in ms, ms for readers, bodies, then the
 # fields of the head: s, m, c, t, b. Answer: 1 if it is published, 0 if it was purged, -1 if
-# pieces are missing.
+# pieces are missing. A client whose connection is lost asks again what may have been done.
 PUBLISH: Final = Script(
     _HEAL
     + _SHORTEN
     + """\
 local marker = redis.call('HGET', KEYS[2], ARGV[1])
 if not marker then
+  heal(KEYS[1])
+  if redis.call('HGET', KEYS[1], 'i') == ARGV[1] then return 1 end
   redis.call('UNLINK', KEYS[3])
   return 0
 end
