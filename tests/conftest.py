@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
         return
     for item in items:
         if isinstance(item, pytest.Function):
-            item.add_marker(pytest.mark.timeout(120 * _TIMES))
+            item.add_marker(pytest.mark.timeout(300 * _TIMES))
     functions = {item.function for item in items if isinstance(item, pytest.Function)}
     for function in functions:
         stated: object = getattr(function, _STATED, None)

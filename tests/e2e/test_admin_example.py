@@ -9,9 +9,9 @@ import signal
 from typing import TYPE_CHECKING, TypedDict
 
 from tests.support.client import RawClient
-from tests.support.nginx import free_ports
 from tests.support.origin import Origin
 from tests.support.origin_steps import reply
+from tests.support.ports import free_address
 from tests.support.process import ROOT, ServerProcess
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def _settled(address: str, backend: str) -> dict[str, int]:
 
 async def _replaced(address: str, killed: int) -> None:
     # Until another worker has taken the place of one.
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             rows = (await _overview(address))["workers"]
             ready = [row["pid"] for row in rows if row.get("is_ready")]
@@ -93,7 +93,7 @@ async def test_what_one_worker_is_told_all_do(tmp_path: Path) -> None:
     conf.write_text(
         f"workers: 2\nupgrade_sock: {tmp_path}/upgrade.sock\npid_file: {tmp_path}/pid\n"
     )
-    proxy, admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+    proxy, admin = free_address(), free_address()
     async with Origin(reply(body=b"hello")) as first, Origin(reply(body=b"hello")) as second:
         arguments = (
             "-c",

@@ -106,5 +106,5 @@ async def test_the_file_changes_while_the_program_runs(tmp_path: Path, workers: 
         assert {await ask(address) for _ in range(8)} == {b"two\n"}
 
         server.send(signal.SIGTERM)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             assert await server.wait() == 0

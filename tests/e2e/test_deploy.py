@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.nginx import free_ports, require_program
+from tests.support.nginx import require_program
+from tests.support.ports import free_port
 from tests.support.process import ROOT, ServerProcess
 from tests.support.service_manager import ServiceManager
 from tests.support.waiting import eventually
@@ -25,11 +26,11 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 DEPLOY = ROOT / "examples" / "deploy"
 EDGE = str(DEPLOY / "edge.py")
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 @pytest.fixture
@@ -45,13 +46,14 @@ class Settings:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "edge.yaml"
         self.directory = directory
-        [self.probes] = free_ports(1)
+        self.probes = free_port()
         self.unix = directory / "edge.sock"
         self.common = ""
 
     def write(self, text: str = "", *, listen: str = "") -> Settings:
         self.path.write_text(
             f"upgrade_sock: {self.directory}/upgrade.sock\n"
+            "upgrade_sock_connect_accept_max_retries: 60\n"
             f"pid_file: {self.directory}/edge.pid\n"
             f"{self.common}\n{text}\n"
             "edge:\n"

@@ -19,7 +19,7 @@ EXAMPLE = str(ROOT / "examples" / "discovered.py")
 
 async def answers(address: str, wanted: bytes) -> None:
     """Ask until the answer is the one wanted."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while True:
             async with await RawClient.connect(address) as client:
                 if (await client.request("GET", "/")).body == wanted:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 
 from tests.support.client import RawClient
 from tests.support.origin import Origin
 from tests.support.origin_steps import reply
+from tests.support.ports import free_address
 from tests.support.process import ROOT, ServerProcess
 from tests.support.waiting import eventually
-
-
-def _unused() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 async def _get(address: str) -> tuple[int, bytes]:
@@ -28,9 +22,9 @@ async def _get(address: str) -> tuple[int, bytes]:
 
 async def test_a_backend_that_is_away_is_not_noticed() -> None:
     """It is ejected after three failures; the status page says so, and how many retries it took."""
-    away = _unused()
+    away = free_address()
     # Two services with the same address would share a socket: the ports are free, not 0.
-    listen, status = _unused(), _unused()
+    listen, status = free_address(), free_address()
     async with Origin(reply(body=b"hello")) as origin:
         arguments = ("--listen", listen, "--status", status, "--ejection-time", "60")
         script = str(ROOT / "examples" / "failover.py")

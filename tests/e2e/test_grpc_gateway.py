@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.support.client import Response
 
-LIMIT = 30.0
+LIMIT = 60.0
 GRPC_WEB = ("Content-Type", "application/grpc-web+proto")
 
 

@@ -177,7 +177,7 @@ async def test_a_provider_that_says_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the time for the first token is over, the other one is asked."""
-    async with _gateway(tmp_path, monkeypatch, timeout=0.2) as gateway:
+    async with _gateway(tmp_path, monkeypatch, timeout=1.0) as gateway:
         gateway.first.on(_PATH, hang)
         gateway.second.on(_PATH, reply(200, b"second"))
         assert (await gateway.ask()).text == "second"

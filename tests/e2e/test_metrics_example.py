@@ -58,7 +58,7 @@ class Running:
     async def read_until(
         self, holds: Callable[[dict[tuple[str, str], float]], bool]
     ) -> dict[tuple[str, str], float]:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while not holds(numbers := await self.read()):  # noqa: ASYNC110 - of other processes
                 await asyncio.sleep(0.05)
         return numbers

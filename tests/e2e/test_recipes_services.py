@@ -114,7 +114,7 @@ async def test_a_background_service_works_until_the_server_stops() -> None:
         assert not task.done()
     finally:
         switch.start()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
     assert services.cleanings == ["cleaned"]
 
 
@@ -132,7 +132,7 @@ async def test_a_service_says_when_it_is_ready() -> None:
     discovery, ready, switch = services.Discovery(), ServiceReadyNotifier(), ShutdownSwitch()
     task = asyncio.create_task(discovery.start_with_ready_notifier(switch.watch, ready))
     try:
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), 30)
         async with ScriptedOrigin() as origin:
             origin.on("*", reply(200, b"found"))
             assert discovery.backends == ["127.0.0.1:8001"]
@@ -141,7 +141,7 @@ async def test_a_service_says_when_it_is_ready() -> None:
                 assert (await proxy.get()).text == "found"
     finally:
         switch.start()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
 
 
 async def test_a_service_says_what_follows_from_a_failure_and_where_it_runs() -> None:

@@ -274,7 +274,7 @@ async def test_a_datagram_service_that_remembers_runs_in_one_worker() -> None:
     context = ServiceContext(shutdown=switch.watch)
     task = asyncio.create_task(service.start_service(context))
     try:
-        await asyncio.wait_for(context.ready.wait(), 10)
+        await asyncio.wait_for(context.ready.wait(), 30)
         loop = asyncio.get_running_loop()
         for _ in range(2):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -282,7 +282,7 @@ async def test_a_datagram_service_that_remembers_runs_in_one_worker() -> None:
                 client.connect((service.addresses[0].host, service.addresses[0].port))
                 for count in (b"1", b"2"):
                     client.send(b"count me")
-                    assert await asyncio.wait_for(loop.sock_recv(client, 16), 10) == count
+                    assert await asyncio.wait_for(loop.sock_recv(client, 16), 30) == count
     finally:
         switch.start()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)

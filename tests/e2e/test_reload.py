@@ -16,14 +16,15 @@ from tests.support.certificates import CertificateAuthority
 from tests.support.load.counts import failures_of, table
 from tests.support.load.crew import Crew
 from tests.support.load.origin import LoadOrigin
-from tests.support.load.site import ProxyProcess, Site, free_ports
+from tests.support.load.site import ProxyProcess, Site
+from tests.support.ports import free_address
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2], ids=["1 worker", "2 workers"])
 # The clients that keep their connection, and one that does not.
@@ -39,7 +40,7 @@ async def origin() -> AsyncIterator[LoadOrigin]:
 
 
 async def warm(crew: Crew) -> None:
-    await eventually(lambda: crew.is_warm, "an answer for each sort of client", timeout=20)
+    await eventually(lambda: crew.is_warm, "an answer for each sort of client")
 
 
 async def goes_on(crew: Crew) -> None:
@@ -102,7 +103,7 @@ async def test_a_bad_configuration_changes_nothing(
 async def test_listeners_come_and_go(tmp_path: Path, origin: LoadOrigin, workers: int) -> None:
     """An address that is new is served, one that is gone refuses, and the others are as ever."""
     site = Site(tmp_path, origin, {"workers": workers})
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = free_address()
     async with ProxyProcess(site) as server:
         await server.running()
         async with Crew(site.target, SIZES) as crew:

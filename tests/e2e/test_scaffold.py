@@ -24,7 +24,7 @@ def _run(directory: Path, *arguments: str) -> str:
         env={"PYTHONPATH": "src", "MYPYPATH": "src", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,7 +73,7 @@ def test_a_misspelt_key_is_refused(key: str, tmp_path: Path) -> None:
         env={"PYTHONPATH": "src"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 2

@@ -37,11 +37,11 @@ class Client:
 
     async def echoes(self, data: bytes) -> bool:
         self._writer.write(data)
-        return await asyncio.wait_for(self._reader.readexactly(len(data)), 5) == data
+        return await asyncio.wait_for(self._reader.readexactly(len(data)), 30) == data
 
     async def is_ended(self) -> bool:
         try:
-            return await asyncio.wait_for(self._reader.read(), 5) == b""
+            return await asyncio.wait_for(self._reader.read(), 30) == b""
         except ConnectionResetError:
             return True
 

@@ -73,7 +73,7 @@ async def fetch(authority: CertificateAuthority, port: int, name: str, target: s
     )
     try:
         writer.write(f"GET {target} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
-        response = await asyncio.wait_for(reader.read(), 10)
+        response = await asyncio.wait_for(reader.read(), 30)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -88,7 +88,7 @@ async def run(*command: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 15)
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
     return process.returncode, output.decode(errors="replace")
 
@@ -202,7 +202,7 @@ async def test_something_else_than_tls(authority: CertificateAuthority, data: by
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(data)
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(), 10)
+            await asyncio.wait_for(reader.read(), 30)
         writer.close()
         log = await stopped(server)
 
@@ -231,7 +231,7 @@ async def test_shutdown_lets_transfers_end(authority: CertificateAuthority) -> N
         server.send(signal.SIGTERM)
         await server.line_with("Graceful")
         writer.write(b"GET / HTTP/1.1\r\nHost: one.test\r\n\r\n")
-        response = await asyncio.wait_for(reader.read(), 10)
+        response = await asyncio.wait_for(reader.read(), 30)
         writer.close()
         await writer.wait_closed()
         assert await server.wait() == 0

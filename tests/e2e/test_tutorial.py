@@ -165,7 +165,7 @@ async def test_the_gateway_runs_from_its_file(tmp_path: Path) -> None:
                 assert (await client.get("/orders/", [("X-Api-Key", "second")])).status == 401
             write({"alice": _HASH, "bob": sha256(b"second").hexdigest()})
             server.send(signal.SIGHUP)
-            for _ in range(200):
+            for _ in range(1000):
                 async with Client(listen) as client:
                     if (await client.get("/orders/", [("X-Api-Key", "second")])).status == 200:
                         break

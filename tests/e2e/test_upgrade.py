@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 DRAIN = 1.5
 NOBODY = 65534
@@ -73,7 +73,7 @@ def site_of(
 
 
 async def warm(crew: Crew) -> None:
-    await eventually(lambda: crew.is_warm, "an answer for each sort of client", timeout=20)
+    await eventually(lambda: crew.is_warm, "an answer for each sort of client")
 
 
 async def goes_on(crew: Crew) -> None:
@@ -155,7 +155,7 @@ async def test_a_websocket_lives_until_its_drain_deadline(
     async def talk() -> None:
         for number in range(1000):
             await websocket.send(f"number {number}")
-            assert await asyncio.wait_for(websocket.recv(), 10) == f"number {number}"
+            assert await asyncio.wait_for(websocket.recv(), 30) == f"number {number}"
             await asyncio.sleep(0.02)
 
     with pytest.raises(ConnectionClosed) as caught:

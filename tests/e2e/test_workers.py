@@ -46,7 +46,7 @@ class Workers:
     async def get_all(self, count: int) -> set[int]:
         """Ask until so many workers have answered."""
         seen: set[int] = set()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while len(seen) < count:
                 seen.add(int(await self.get()))
         return seen
@@ -196,7 +196,8 @@ async def test_sigterm_drains_all_workers(tmp_path: Path) -> None:
     async with running(tmp_path) as workers:
         pids = workers.pids
         slow = [asyncio.create_task(workers.get("/slow")) for _ in range(8)]
-        await asyncio.sleep(0.05)
+        for _ in slow:
+            await workers.server.line_with("a slow request")
 
         workers.server.send(signal.SIGTERM)
 
@@ -227,7 +228,7 @@ async def test_workers_without_a_supervisor_drain_and_end(tmp_path: Path) -> Non
         pids = workers.pids
         address = workers.address
         slow = asyncio.create_task(workers.get("/slow"))
-        await asyncio.sleep(0.05)
+        await workers.server.line_with("a slow request")
 
         workers.server.send(signal.SIGKILL)
 
@@ -367,7 +368,7 @@ async def test_readiness_is_false_while_listeners_still_accept(tmp_path: Path) -
             async with await RawClient.connect(workers.address) as probe:
                 return (await probe.request("GET", "/ready")).status
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await status() != 503:
                 pass
         assert await workers.server.wait() == 0

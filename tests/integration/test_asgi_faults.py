@@ -161,11 +161,12 @@ async def test_a_slow_upload_does_not_count_as_a_hang() -> None:
         await send(START)
         await send(body(b"thanks"))
 
-    application, server = serving(make(answer), AsgiOptions(response_timeout=0.02))
+    application, server = serving(make(answer), AsgiOptions(response_timeout=0.3))
     async with RunningProxy(server) as proxy, await RawClient.connect(proxy.address) as client:
-        await client.send(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 6\r\n\r\n")
-        await asyncio.sleep(0.05)
-        await client.send(b"abcdef")
+        await client.send(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 8\r\n\r\n")
+        for letter in b"abcdefgh":
+            await asyncio.sleep(0.05)
+            await client.send(bytes([letter]))
         assert (await client.read_response()).body == b"thanks"
     assert application.failures == 0
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.proxy import RigContext
 
 # Generous: nothing here is meant to take long, but machines may be busy.
-LIMIT = 30.0
+LIMIT = 60.0
 
 pytestmark = pytest.mark.usefixtures("poller")
 

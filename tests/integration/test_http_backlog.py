@@ -66,7 +66,7 @@ async def test_requests_in_the_queue_are_answered_at_a_shutdown(
     switch = ShutdownSwitch()
     context = ServiceContext(shutdown=switch.watch)
     running = asyncio.create_task(service.start_service(context))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await context.ready.wait()
     send_requests(str(service.addresses[0]), clients)
 
@@ -78,4 +78,4 @@ async def test_requests_in_the_queue_are_answered_at_a_shutdown(
     ]
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
     assert all(b"connection: close" in answer.lower() for answer in answers)
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-# Longer than any test takes: nothing may turn while one counts.
-_LONG = 3600.0
+# Intervals are numbered by the clock of Redis, and none may turn while a test counts: this one
+# does in 2052.
+_LONG = 10_000 * 86_400.0
+# Seconds; no test waits for it.
+_PATIENT = 60.0
 _QUICK = 0.005
 
 
@@ -39,7 +42,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 
 @asynccontextmanager
 async def _client(server: RedisServer) -> AsyncIterator[Redis]:
-    client = connect(server.url)
+    client = connect(server.url, timeout=_PATIENT)
     try:
         yield client
     finally:
@@ -60,7 +63,9 @@ async def other(server: RedisServer) -> AsyncIterator[Redis]:
 
 async def test_machines_learn_what_others_have_counted(client: Redis, other: Redis) -> None:
     """Counts of all machines meet after a flush; before it each knows its own."""
-    first, second = (RedisRate(each, _LONG, name="requests") for each in (client, other))
+    first, second = (
+        RedisRate(each, _LONG, name="requests", timeout=_PATIENT) for each in (client, other)
+    )
 
     assert first.observe("a", 3) == 3
     assert second.observe("a", 4) == 4
@@ -79,7 +84,7 @@ async def test_machines_learn_what_others_have_counted(client: Redis, other: Red
 async def test_names_are_counted_apart(client: Redis) -> None:
     """Limits of other names, and other intervals, share nothing."""
     rates = [
-        RedisRate(client, interval, name=name)
+        RedisRate(client, interval, name=name, timeout=_PATIENT)
         for name, interval in (("one", _LONG), ("two", _LONG), ("one", 2 * _LONG))
     ]
     for rate in rates:
@@ -92,7 +97,9 @@ async def test_names_are_counted_apart(client: Redis) -> None:
 async def test_the_rate_of_the_interval_before(client: Redis, other: Redis) -> None:
     """It is that of all machines, also for what was told after its end."""
     clock = FakeClock()
-    first, second = (RedisRate(each, _LONG, name="a", clock=clock) for each in (client, other))
+    first, second = (
+        RedisRate(each, _LONG, name="a", timeout=_PATIENT, clock=clock) for each in (client, other)
+    )
     first.observe("a", 30)
     await first.flush()
     second.observe("a", 6)
@@ -113,14 +120,14 @@ async def test_a_background_task_exchanges_counts(client: Redis, other: Redis) -
     async with AsyncExitStack() as stack:
         first, second = [
             await stack.enter_async_context(
-                RedisRate(each, _LONG, name="requests", flush_interval=_QUICK)
+                RedisRate(each, _LONG, name="requests", flush_interval=_QUICK, timeout=_PATIENT)
             )
             for each in (client, other)
         ]
         first.observe("a", 2)
         await eventually(lambda: second.observe("a", 0) == 2)
         first.observe("b", 7)
-    late = RedisRate(client, _LONG, name="requests")
+    late = RedisRate(client, _LONG, name="requests", timeout=_PATIENT)
     late.observe("b", 0)
     await late.flush()
 
@@ -130,7 +137,8 @@ async def test_a_background_task_exchanges_counts(client: Redis, other: Redis) -
 async def test_many_keys_go_in_batches(client: Redis, other: Redis) -> None:
     """All are told in one flush, a thousand in a round trip; those beyond the room stay here."""
     first, second = (
-        RedisRate(each, _LONG, name="a", expected_keys=2_500) for each in (client, other)
+        RedisRate(each, _LONG, name="a", expected_keys=2_500, timeout=_PATIENT)
+        for each in (client, other)
     )
     for key in range(3_000):
         first.observe(key, 2)
@@ -145,7 +153,7 @@ async def test_many_keys_go_in_batches(client: Redis, other: Redis) -> None:
 
 async def test_counting_goes_on_without_redis(server: RedisServer, client: Redis) -> None:
     """Nothing waits, nothing is lost within the interval, and it comes back by itself."""
-    async with RedisRate(client, _LONG, name="a", flush_interval=_QUICK, timeout=5.0) as rate:
+    async with RedisRate(client, _LONG, name="a", flush_interval=_QUICK, timeout=_PATIENT) as rate:
         rate.observe("a", 5)
         await rate.flush()
         await server.kill()
@@ -156,7 +164,7 @@ async def test_counting_goes_on_without_redis(server: RedisServer, client: Redis
 
         assert await server.start()
         await eventually(lambda: not rate.is_away)
-        late = RedisRate(client, _LONG, name="a")
+        late = RedisRate(client, _LONG, name="a", timeout=_PATIENT)
         late.observe("a", 0)
         await late.flush()
 
@@ -178,11 +186,11 @@ async def test_a_stalled_redis_stalls_nobody(server: RedisServer, client: Redis)
     assert rate.observe("a") == 7
 
     server.resume()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while rate.is_away:
             await asyncio.sleep(_QUICK)
             await rate.flush()
-    late = RedisRate(client, _LONG, name="a")
+    late = RedisRate(client, _LONG, name="a", timeout=_PATIENT)
     late.observe("a", 0)
     await late.flush()
 
@@ -191,7 +199,9 @@ async def test_a_stalled_redis_stalls_nobody(server: RedisServer, client: Redis)
 
 async def test_a_window_over_machines(client: Redis, other: Redis) -> None:
     """The limit is that of all machines, as far as they know of each other."""
-    first, second = (RedisSlidingWindow(each, 5, _LONG, name="a") for each in (client, other))
+    first, second = (
+        RedisSlidingWindow(each, 5, _LONG, name="a", timeout=_PATIENT) for each in (client, other)
+    )
     assert [first.acquire("a").is_allowed for _ in range(3)] == [True] * 3
     await first.flush()
     assert second.acquire("a").is_allowed
@@ -207,7 +217,9 @@ async def test_a_window_over_machines(client: Redis, other: Redis) -> None:
 
 async def test_inflight_over_machines(client: Redis, other: Redis) -> None:
     """All that is going on anywhere counts, until it ends."""
-    first, second = (RedisInflight(each, name="requests") for each in (client, other))
+    first, second = (
+        RedisInflight(each, name="requests", timeout=_PATIENT) for each in (client, other)
+    )
     mine, count = first.incr("a", 2)
     assert count == 2
     await first.flush()
@@ -232,7 +244,7 @@ async def test_inflight_over_machines(client: Redis, other: Redis) -> None:
 
 async def test_a_machine_that_ends_in_order_leaves_nothing(client: Redis) -> None:
     """What it had in flight is gone at once, and so is its lease."""
-    async with RedisInflight(client, name="a", flush_interval=_QUICK) as inflight:
+    async with RedisInflight(client, name="a", flush_interval=_QUICK, timeout=_PATIENT) as inflight:
         guard, _ = inflight.incr("a")
         await eventually(lambda: inflight.staleness < 60)
     guard.release()
@@ -242,9 +254,11 @@ async def test_a_machine_that_ends_in_order_leaves_nothing(client: Redis) -> Non
 
 async def test_a_machine_that_dies_loses_its_lease(client: Redis, other: Redis) -> None:
     """What it had in flight is released, and told again if it was only away."""
-    dying = RedisInflight(client, name="a", lease=0.4, flush_interval=_QUICK)
+    dying = RedisInflight(client, name="a", lease=0.4, flush_interval=_QUICK, timeout=_PATIENT)
     guard, _ = dying.incr("a", 5)
-    async with RedisInflight(other, name="a", lease=0.4, flush_interval=_QUICK) as living:
+    async with RedisInflight(
+        other, name="a", lease=0.4, flush_interval=_QUICK, timeout=_PATIENT
+    ) as living:
         held = [living.incr("a")[0]]
 
         def known() -> int:
@@ -254,7 +268,7 @@ async def test_a_machine_that_dies_loses_its_lease(client: Redis, other: Redis) 
             return living.get("a")
 
         for _ in range(2):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while known() != 6:
                     await dying.flush()
                     await asyncio.sleep(_QUICK)
@@ -266,8 +280,8 @@ async def test_a_machine_that_dies_loses_its_lease(client: Redis, other: Redis) 
 async def test_inflight_without_redis(server: RedisServer, client: Redis, other: Redis) -> None:
     """Others count until the lease is over; keys come and go without piling up."""
     clock = FakeClock()
-    inflight = RedisInflight(client, name="a", expected_keys=10, timeout=5.0, clock=clock)
-    peer = RedisInflight(other, name="a")
+    inflight = RedisInflight(client, name="a", expected_keys=10, timeout=_PATIENT, clock=clock)
+    peer = RedisInflight(other, name="a", timeout=_PATIENT)
     theirs, _ = peer.incr("a", 3)
     await peer.flush()
     guard, _ = inflight.incr("a")
@@ -294,8 +308,8 @@ async def test_inflight_without_redis(server: RedisServer, client: Redis, other:
 async def test_a_bucket_over_machines(client: Redis, other: Redis) -> None:
     """One bucket in Redis, whoever asks; each decision tells what a local one would."""
     async with (
-        RedisTokenBucket(client, 1 / 64, 5, name="a", timeout=5.0) as first,
-        RedisTokenBucket(other, 1 / 64, 5, name="a", timeout=5.0) as second,
+        RedisTokenBucket(client, 1 / 64, 5, name="a", timeout=_PATIENT) as first,
+        RedisTokenBucket(other, 1 / 64, 5, name="a", timeout=_PATIENT) as second,
     ):
         answers = [await limiter.acquire("a", 2) for limiter in (first, second, first)]
         more = await first.acquire("a", 6)
@@ -313,7 +327,7 @@ async def test_a_bucket_over_machines(client: Redis, other: Redis) -> None:
 
 async def test_tokens_come_back(client: Redis) -> None:
     """A bucket fills by the clock of Redis, and is forgotten when it is full."""
-    async with RedisTokenBucket(client, 100.0, 2, name="a", timeout=5.0) as limiter:
+    async with RedisTokenBucket(client, 100.0, 2, name="a", timeout=_PATIENT) as limiter:
         assert (await limiter.acquire("a", 2)).is_allowed
         while not (await limiter.acquire("a")).is_allowed:
             pass
@@ -327,7 +341,7 @@ async def test_tokens_come_back(client: Redis) -> None:
 async def test_decisions_share_round_trips(client: Redis) -> None:
     """A thousand that ask at once get exactly the burst."""
     async with RedisTokenBucket(
-        client, 1 / 3600, 300, name="a", timeout=5.0, max_waiting=1_000
+        client, 1 / 3600, 300, name="a", timeout=_PATIENT, max_waiting=1_000
     ) as limiter:
         decisions = await asyncio.gather(*(limiter.acquire("a") for _ in range(1_000)))
         info = await client.info("commandstats")
@@ -351,7 +365,7 @@ async def test_a_bucket_falls_back_when_redis_stalls(server: RedisServer, client
         assert [answer.is_allowed for answer in answers] == [True, False, False]
         assert (limiter.local, limiter.failures) == (6, failures)
         server.resume()
-        await eventually(lambda: not limiter.is_away, timeout=10)
+        await eventually(lambda: not limiter.is_away)
         assert (await limiter.acquire("b")).is_allowed
         assert limiter.local == 6
 

@@ -231,21 +231,21 @@ async def test_reused_upstream_dies_within_the_upload(client: RawClient, origin:
 
 async def test_upload_that_takes_its_time(origin: Origin) -> None:
     """While the client is still sending, an upstream that waits for the rest is not late."""
-    app = RigProxy(_impatient(origin))
+    app = RigProxy(_impatient(origin, 0.5))
     async with RunningProxy(app) as proxy, await proxy.connect() as client:
-        await client.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
-        for letter in b"abcde":
+        await client.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 15\r\n\r\n")
+        for letter in b"abcdefghijklmno":
             await asyncio.sleep(0.04)
             await client.send(bytes([letter]))
         response = await client.read_response("POST")
 
-    assert (response.status, response.body) == (200, b"5")
+    assert (response.status, response.body) == (200, b"15")
 
 
-def _impatient(origin: Origin) -> Callable[[Session], HttpPeer]:
+def _impatient(origin: Origin, read_timeout: float = 0.05) -> Callable[[Session], HttpPeer]:
     def peer(session: Session) -> HttpPeer:
         peer = HttpPeer(origin.address)
-        peer.options.read_timeout = 0.05
+        peer.options.read_timeout = read_timeout
         return peer
 
     return peer

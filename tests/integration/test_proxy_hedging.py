@@ -20,7 +20,7 @@ from tests.support.proxy import RigProxy, RunningProxy
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from pingora_core.protocols.digest import Digest
     from pingora_http import RequestHeader, ResponseHeader
@@ -45,6 +45,8 @@ class HedgingProxy(RigProxy):
         settled: The addresses of the winners.
         judged: The statuses that ``accepts`` was asked about.
         may_choose: Holds the second try up while it is not set.
+        first_is_there: Does so as well until this holds: the delay alone does not tell how far the
+            first one has come.
         again: Whether failures are to be retried.
     """
 
@@ -61,6 +63,7 @@ class HedgingProxy(RigProxy):
         self.chosen = 0
         self.may_choose = asyncio.Event()
         self.may_choose.set()
+        self.first_is_there: Callable[[], object] = lambda: True
         self.again = False
 
     def hedge_request(self, session: Session, peer: HttpPeer, ctx: RigContext) -> HedgePlan | None:
@@ -69,6 +72,7 @@ class HedgingProxy(RigProxy):
     async def _choose(self) -> HttpPeer | None:
         self.chosen += 1
         await self.may_choose.wait()
+        await eventually(self.first_is_there)
         if isinstance(self.second, Exception):
             raise self.second
         return self.second
@@ -155,6 +159,7 @@ async def test_the_second_answers_for_a_slow_first(
 ) -> None:
     """The client has its answer, and the connection of the loser is closed at once."""
     app = HedgingProxy(slow.address, second.address)
+    app.first_is_there = lambda: len(slow.requests) > len(second.requests)
     async with RunningProxy(app) as proxy, await proxy.connect() as client:
         response = await client.request(method)
         assert (response.status, response.body) == (200, b"" if method == "HEAD" else b"second")
@@ -437,6 +442,7 @@ async def test_a_winner_can_fail_later(slow: Origin) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhell"
     async with Origin(sequence(send(head), wait("go"), reset)) as breaking:
         app = HedgingProxy(slow.address, breaking.address)
+        app.first_is_there = lambda: slow.requests
         app.again = True
         async with RunningProxy(app) as proxy, await proxy.connect() as client:
             await client.send_request()
@@ -463,6 +469,7 @@ async def test_an_interruption_ends_all_or_one(slow: Origin, second: Origin, onl
 
     second.handler = sequence(wait("go"), _FINE)
     app = Keeping(slow.address, second.address)
+    app.first_is_there = lambda: slow.requests
     async with RunningProxy(app) as proxy, await proxy.connect() as client:
         await client.send_request()
         await second.requests_arrived()
@@ -534,12 +541,13 @@ async def test_the_stream_of_an_http2_loser_is_reset() -> None:
     """With CANCEL; its connection serves the next request."""
 
     async def handler(exchange: H2Exchange) -> None:
-        if len(origin.requests) == 1:
+        if exchange.request is origin.requests[0]:
             await exchange.passed("never")
         await answer(b"first")(exchange)
 
     async with StrictH2Origin(handler) as origin, StrictH2Origin(answer(b"second")) as second:
         app = HedgingProxy(_h2(origin.address), _h2(second.address))
+        app.first_is_there = lambda: origin.requests
         async with RunningProxy(app) as proxy, await proxy.connect() as client:
             assert (await client.request()).body == b"second"
             await eventually(lambda: origin.requests[0].reset == Code.CANCEL)
@@ -554,13 +562,14 @@ async def test_both_tries_on_one_http2_connection() -> None:
     """One peer for both: two streams, one of which is reset."""
 
     async def handler(exchange: H2Exchange) -> None:
-        if len(origin.requests) == 1:
+        if exchange.request is origin.requests[0]:
             await exchange.passed("never")
         await answer(b"second")(exchange)
 
     async with StrictH2Origin(handler) as origin:
         peer = _h2(origin.address)
         app = HedgingProxy(peer, peer)
+        app.first_is_there = lambda: origin.requests
         async with RunningProxy(app) as proxy, await proxy.connect() as client:
             assert (await client.request()).body == b"second"
             await eventually(lambda: origin.requests[0].reset == Code.CANCEL)

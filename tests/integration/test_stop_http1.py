@@ -103,7 +103,7 @@ class Running:
     async def ended(self) -> None:
         """Wait until no connection is left after the stop."""
         assert self._task is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.shield(self._task)
 
     async def stop(self) -> None:
@@ -152,7 +152,7 @@ class BareSocket:
         """Read up to the FIN; a reset raises ConnectionResetError."""
         loop = asyncio.get_running_loop()
         received = bytearray()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while data := await loop.sock_recv(self.sock, 65536):
                 received += data
         return bytes(received)

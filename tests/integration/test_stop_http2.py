@@ -92,7 +92,7 @@ async def serving(engine: str = "h2", *, keepalive_min: float = 0.0) -> AsyncIte
     finally:
         gate.go.set()
         switch.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await running
 
 
@@ -128,7 +128,7 @@ class SilentClient:
         """Read up to the FIN; a reset raises ConnectionResetError."""
         loop = asyncio.get_running_loop()
         data = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while piece := await loop.sock_recv(self.sock, 65536):
                 data += piece
         frames: list[WireFrame] = []

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.support.proxy import RigContext
     from tests.support.wire import BodyStream
 
-LIMIT = 30.0
+LIMIT = 60.0
 NO_ERROR = 0
 ENDED = "the server stops: event stream ended"
 _HEAD = (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Browser", "Tab"]
 
-_LIMIT = 20.0
+_LIMIT = 60.0
 _ARGUMENTS = (
     "--headless", "--no-sandbox", "--remote-debugging-port=0", "--disable-gpu", "--hide-scrollbars",
     "--no-first-run", "--disable-background-networking", "--disable-component-update",

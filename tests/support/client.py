@@ -91,7 +91,7 @@ class RawClient:
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         receive_buffer: int | None = None,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> Self:
         """Connect.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Daemon", "Facts", "wait_for"]
 
 _PROGRAM = Path(__file__).with_name("daemon_program.py")
-_LIMIT = 30.0
+_LIMIT = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pingora_core.server.system.privileges import drop_privileges, find_identity
 from pingora_core.server.system.systemd import inherited_sockets, notify_main_pid, notify_ready
 from pingora_error import Error
 
-_MOST_SECONDS = 45
+_MOST_SECONDS = 120
 
 
 def _descriptors() -> dict[int, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Self
 
 from tests.support.nginx import require_program
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DnsMasq"]
 
-_LIMIT = 10.0
+_LIMIT = 60.0
 
 
 class DnsMasq:
@@ -45,9 +45,7 @@ class DnsMasq:
         self._directory.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
             if self.port == 0:
-                with socket.socket() as unused:
-                    unused.bind(("127.0.0.1", 0))
-                    self.port = unused.getsockname()[1]
+                self.port = free_port()
             if await self._start(program):
                 return self
             await self._stop()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeTime", "Watch", "addresses", "watching"]
 
-_LIMIT = 10.0
+_LIMIT = 60.0
 
 
 class FakeTime(FakeClock):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Forked", "SharedClock"]
 
-_LIMIT = 20.0
+_LIMIT = 60.0
 
 
 class SharedClock:

@@ -263,7 +263,7 @@ class FrameClient:
             condition: A function without arguments.
         """
 
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(30), self._changed:
             await self._changed.wait_for(condition)
 
     async def _read(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["H2Client", "H2WebSocket"]
 
-_LIMIT = 15.0
+_LIMIT = 60.0
 _GOAWAY = 7
 
 

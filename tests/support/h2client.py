@@ -151,7 +151,7 @@ class RawH2Client:
         settings: Settings | None = None,
         receive_buffer: int | None = None,
         handshake: bool = True,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> Self:
         """Connect by prior knowledge, or by TLS whose context offers ``h2``.
 

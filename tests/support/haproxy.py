@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from tests.support.nginx import free_ports, require_program
+from tests.support.nginx import require_program
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ class HAProxy:
         program = require_program("haproxy")
         self._directory.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
-            self.ports = dict(zip(self._names, free_ports(len(self._names)), strict=True))
+            self.ports = {name: free_port() for name in self._names}
             await self._start(program)
             if await self._is_up():
                 return self
@@ -88,7 +89,7 @@ class HAProxy:
 
     async def _is_up(self) -> bool:
         assert self._process is not None
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + 60
         waiting = set(self.ports.values())
         while waiting:
             if self._process.returncode is not None:

@@ -20,7 +20,7 @@ NOBODY = 65534
 HIGH = 200
 """A descriptor from which on a function in a child finds its own as they were."""
 
-_MOST_SECONDS = 30
+_MOST_SECONDS = 120
 
 T = TypeVar("T")
 

@@ -107,7 +107,7 @@ class LeakCheck:
     """
 
     def __init__(
-        self, *, memory: int | None = None, timeout: float = 15.0, collect: bool = True
+        self, *, memory: int | None = None, timeout: float = 60.0, collect: bool = True
     ) -> None:
         """Prepare.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 import pytest
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,14 +58,6 @@ def require_program(name: str) -> str:
     return path
 
 
-def free_ports(count: int) -> list[int]:
-    """Return different TCP ports of the loopback interface that were free a moment ago."""
-    with ExitStack() as stack:
-        # Held together: asked one after the other the system may name the same one twice.
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
-
-
 class Nginx:
     """One nginx process; use it as an async context manager.
 
@@ -110,7 +102,7 @@ class Nginx:
         program = require_program("nginx")
         self.directory.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
-            self.ports = dict(zip(self._names, free_ports(len(self._names)), strict=True))
+            self.ports = {name: free_port() for name in self._names}
             await self._start(program)
             if await self._is_up():
                 return self
@@ -144,7 +136,7 @@ class Nginx:
 
     async def _is_up(self) -> bool:
         assert self._process is not None
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + 60
         waiting = set(self.ports.values())
         while waiting:
             if self._process.returncode is not None:
@@ -170,7 +162,7 @@ class Nginx:
         if process.returncode is None:
             process.terminate()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await process.wait()
         except TimeoutError:
             process.kill()

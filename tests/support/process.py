@@ -15,7 +15,7 @@ __all__ = ["ROOT", "ServerProcess"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_LIMIT = 15.0
+_LIMIT = 60.0
 
 
 class ServerProcess:

@@ -263,7 +263,7 @@ class RunningProxy(Generic[CTX]):
     async def ended(self) -> None:
         """Wait until the proxy has come to its end, once it was told to stop."""
         assert self._task is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.shield(self._task)
 
     async def connect(self, *, receive_buffer: int | None = None) -> RawClient:

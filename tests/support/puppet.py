@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Puppet"]
 
-_LIMIT = 5.0
+_LIMIT = 60.0
 
 
 class Puppet:

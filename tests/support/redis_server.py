@@ -7,7 +7,8 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from tests.support.nginx import free_ports, require_program
+from tests.support.nginx import require_program
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ class RedisServer:
     async def __aenter__(self) -> Self:
         require_program("redis-server")
         for _ in range(3):
-            (self.port,) = free_ports(1)
+            self.port = free_port()
             if await self.start():
                 return self
         msg = "redis-server did not start"
@@ -64,7 +65,7 @@ class RedisServer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
         )
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + 60
         while asyncio.get_running_loop().time() < deadline and self._process.returncode is None:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceManager"]
 
-_LIMIT = 30.0
+_LIMIT = 60.0
 
 
 class ServiceManager:

@@ -12,7 +12,7 @@ __all__ = ["eventually"]
 
 
 async def eventually(
-    predicate: Callable[[], object], what: str = "the condition", *, timeout: float = 20.0
+    predicate: Callable[[], object], what: str = "the condition", *, timeout: float = 60.0
 ) -> None:
     """Wait until a condition holds.
 

@@ -37,6 +37,7 @@ class Behaviour(ServeHttp):
         status = 200
         match path:
             case "/slow":
+                logging.warning("a slow request in %d", os.getpid())  # noqa: LOG015
                 await asyncio.sleep(0.5)
             case "/die":
                 os.kill(os.getpid(), signal.SIGKILL)

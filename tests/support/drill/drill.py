@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tests.support.drill.load import Connection, Load
+from tests.support.ports import free_port
 from tests.support.process import ROOT, ServerProcess
 from tests.support.waiting import eventually
 
@@ -31,7 +32,7 @@ class BackendProcess:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.port = 0
+        self.port = free_port()
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -42,8 +43,8 @@ class BackendProcess:
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
         assert self._process.stdout is not None
-        async with asyncio.timeout(15):
-            self.port = int(await self._process.stdout.readline())
+        async with asyncio.timeout(30):
+            assert await self._process.stdout.readline(), "it has not started"
 
     async def kill(self) -> None:
         process, self._process = self._process, None
@@ -101,6 +102,7 @@ class DrillReport:
         storm_refused: Which it has not made because the budget was used up.
         lag: Seconds that the machine had no time for the drill.
         answers: How often each backend has answered with 200.
+        longest: Seconds that a bad backend may stay in, those left out that the machine was late.
     """
 
     requests: int = 0
@@ -114,6 +116,7 @@ class DrillReport:
     storm_refused: int = 0
     lag: float = 0.0
     answers: dict[str, int] = field(default_factory=dict)
+    longest: float = 2.0
 
     @property
     def failure_share(self) -> float:
@@ -125,7 +128,7 @@ class DrillReport:
         """The bars that were not reached, empty if all were."""
         bars = {
             "fewer than 0.1 % failures seen by clients": self.failure_share < 0.001,
-            "out within 2 s": max(self.out.values()) <= 2.0 + self.lag,
+            f"out within {self.longest} s": max(self.out.values()) <= self.longest + self.lag,
             "retries within the budget": self.worst_use <= 1.0,
             "the budget held when everything failed": self.storm_refused > 0,
         }
@@ -158,6 +161,7 @@ class Drill:
         storm: Seconds that all backends fail in the end.
         rate: Requests per second.
         ejection_time: Seconds that the first ejection lasts.
+        per_try_timeout: Seconds that the proxy gives a backend, less than the slow one takes.
     """
 
     def __init__(
@@ -168,15 +172,17 @@ class Drill:
         storm: float = 2.0,
         rate: float = 150.0,
         ejection_time: float = 1.0,
+        per_try_timeout: float = 0.5,
     ) -> None:
         self._warm_up = warm_up
         self._phase = phase
         self._storm = storm
         self._rate = rate
         self._ejection_time = ejection_time
+        self._per_try_timeout = per_try_timeout
         self._backends = {name: BackendProcess(name) for name in (*_BAD, _HEALTHY)}
         self._samples: list[Sample] = []
-        self.report = DrillReport()
+        self.report = DrillReport(longest=per_try_timeout + 1.5)
 
     async def run(self) -> DrillReport:
         async with AsyncExitStack() as stack:
@@ -202,6 +208,7 @@ class Drill:
             str(ROOT / "examples" / "failover.py"),
             *("--listen", "127.0.0.1:0", "--status", f"{_STATUS_HOST}:0"),
             *("--ejection-time", str(self._ejection_time), "--budget", str(_RATIO)),
+            *("--per-try-timeout", str(self._per_try_timeout)),
             *addresses,
         )
 
@@ -209,7 +216,7 @@ class Drill:
         report = self.report
         killed, slowed, broken = (self._backends[name] for name in _BAD)
         async with Load(port, self._rate) as load:
-            await eventually(lambda: len(load.answers) == len(self._backends), timeout=15)
+            await eventually(lambda: len(load.answers) == len(self._backends))
             await asyncio.sleep(self._warm_up)
             began = time.monotonic()
             await killed.kill()
@@ -277,7 +284,7 @@ class Drill:
             matching = [s for s in later if wanted(s)]
             return matching[-1] if matching else None
 
-        await eventually(lambda: found() is not None, "a state of the proxy", timeout=15)
+        await eventually(lambda: found() is not None, "a state of the proxy")
         sample = found()
         assert sample is not None
         return sample

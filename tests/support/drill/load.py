@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Load"]
 
-_LIMIT = 30.0
+_LIMIT = 60.0
 
 
 class Connection:

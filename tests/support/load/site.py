@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -15,6 +14,7 @@ import yaml
 
 from tests.support.certificates import CertificateAuthority
 from tests.support.load.target import Target
+from tests.support.ports import free_address
 from tests.support.process import ROOT
 from tests.support.waiting import eventually
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from tests.support.load.origin import LoadOrigin
     from tests.support.load.process import OriginProcess
 
-__all__ = ["ProxyProcess", "Site", "free_ports"]
+__all__ = ["ProxyProcess", "Site"]
 
 _PROGRAM = Path(__file__).with_name("program.py")
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 
 
 class Site:
@@ -53,7 +53,7 @@ class Site:
     ) -> None:
         authority = CertificateAuthority(directory)
         self.certificate = authority.issue("localhost", "127.0.0.1")
-        plain, tls = (f"127.0.0.1:{port}" for port in free_ports(2))
+        plain, tls = free_address(), free_address()
         self.target = Target(plain, tls, str(directory / "proxy.sock"), str(authority.cert_path))
         self.conf_path = directory / "conf.yaml"
         self.upgrade_sock = directory / "upgrade.sock"
@@ -71,6 +71,10 @@ class Site:
             "upgrade_sock": str(self.upgrade_sock),
             "pid_file": str(directory / "pid"),
             "grace_period_seconds": 20,
+            # A successor may take long to start.
+            "upgrade_sock_connect_accept_max_retries": 60,
+            # So long may a busy machine take between a client's connection and its request.
+            "keepalive_min_seconds": 0.5,
             **(conf or {}),
         }
         self.configure("1")
@@ -225,14 +229,3 @@ class ProxyProcess:
 
 def _python_path() -> str:
     return os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-
-
-def free_ports(count: int) -> list[int]:
-    """Find TCP ports that were free a moment ago.
-
-    Args:
-        count: How many.
-    """
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in socks]

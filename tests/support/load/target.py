@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMIT", "Failed", "Front", "Raced", "Target", "client_tls"]
 
-LIMIT = 15.0
+LIMIT = 60.0
 """Seconds that any one step of a client may take."""
 
 Front: TypeAlias = Literal["plain", "tls", "uds"]

@@ -68,7 +68,7 @@ async def test_updates_at_the_frequency_until_the_shutdown() -> None:
     await discovery.until(4)
     switch.start()
 
-    await asyncio.wait_for(service, 10)
+    await asyncio.wait_for(service, 30)
 
 
 async def test_shutdown_ends_a_long_sleep() -> None:
@@ -82,7 +82,7 @@ async def test_shutdown_ends_a_long_sleep() -> None:
 
     switch.start()
 
-    await asyncio.wait_for(service, 10)
+    await asyncio.wait_for(service, 30)
 
 
 async def test_shutdown_ends_an_update_on_its_way() -> None:
@@ -96,7 +96,7 @@ async def test_shutdown_ends_an_update_on_its_way() -> None:
 
     switch.start()
 
-    await asyncio.wait_for(service, 10)
+    await asyncio.wait_for(service, 30)
 
 
 async def test_shutdown_before_the_start() -> None:

@@ -141,7 +141,7 @@ async def test_health_check_runs_with_the_service() -> None:
     check.bad.clear()
     await eventually(lambda: balancer.is_ready(_A), "recovery")
     switch.start()
-    await asyncio.wait_for(service, 5)
+    await asyncio.wait_for(service, 30)
     assert check.closed == 1
 
 
@@ -157,7 +157,7 @@ async def test_contradicting_answer_of_a_watched_discovery(
 
     await eventually(lambda: balancer.backends == (_B,), "the last answer")
     switch.start()
-    await asyncio.wait_for(service, 5)
+    await asyncio.wait_for(service, 30)
 
     assert ready.is_ready
     assert "given twice" in caplog.text
@@ -194,7 +194,7 @@ async def test_watched_discovery_that_fails_at_first(caplog: pytest.LogCaptureFi
 
     await ready.wait()
     switch.start()
-    await asyncio.wait_for(service, 5)
+    await asyncio.wait_for(service, 30)
 
     assert "the update of the backends failed, the last 0 stay" in caplog.text
 
@@ -208,6 +208,6 @@ async def test_watched_discovery_that_fails_later(caplog: pytest.LogCaptureFixtu
 
     await eventually(lambda: "the last 1 stay" in caplog.text, "the failure in the log")
     switch.start()
-    await asyncio.wait_for(service, 5)
+    await asyncio.wait_for(service, 30)
 
     assert balancer.backends == (_A,)

@@ -130,7 +130,7 @@ def test_a_slow_reader_goes_on_with_the_store(
             reader = asyncio.create_task(_in_turns(pipe, iter(reads)))
             for piece in pieces:
                 await writer.write_body(piece, end=False)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await pipe.write(piece)
                 await asyncio.sleep(0)
             await writer.finish()
@@ -166,7 +166,7 @@ async def test_patience_is_for_all_of_the_body() -> None:
         assert not writing.done()
         assert await pipe.read_body() == b"ab"
         await writing
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await pipe.write(b"ef")  # nobody reads
         await writer.finish()
         pipe.end()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.process import BenchError, Running, free_port
+from bench.process import BenchError, Running
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

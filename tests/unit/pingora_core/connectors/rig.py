@@ -31,7 +31,6 @@ __all__ = [
     "fails",
     "full_backlog",
     "origin",
-    "unused_port",
     "works",
 ]
 
@@ -163,14 +162,6 @@ async def full_backlog() -> AsyncIterator[str]:
         with socket.create_connection(name):
             # The queue takes one more than it was asked to hold; further SYNs are dropped.
             yield f"127.0.0.1:{name[1]}"
-
-
-def unused_port() -> int:
-    """Find a port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def exchange(stream: Stream) -> bytes:

@@ -15,6 +15,7 @@ from pingora_core.protocols.address import InetAddress
 from pingora_core.protocols.l4.sockopt import BindTo
 from pingora_core.upstreams import HttpPeer, PeerOptions
 from pingora_error import Error, ErrorSource, ErrorType
+from tests.support.ports import free_port
 from tests.unit.pingora_core.connectors.rig import (
     Names,
     connector,
@@ -22,7 +23,6 @@ from tests.unit.pingora_core.connectors.rig import (
     fails,
     full_backlog,
     origin,
-    unused_port,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def test_an_address_that_does_not_answer_leaves_time_for_the_next() -> Non
             second.listen()
             names = Names(both=[host, "127.0.0.5"])
             async with connector(resolver=names) as transport:
-                options = PeerOptions(connection_timeout=0.1)
+                options = PeerOptions(connection_timeout=1.0)
                 stream = await transport.new_stream(HttpPeer(f"both:{port}", options=options))
                 assert stream.digest.socket_digest is not None
                 assert str(stream.digest.socket_digest.peer_addr) == f"127.0.0.5:{port}"
@@ -112,7 +112,7 @@ async def test_an_address_that_does_not_answer_leaves_time_for_the_next() -> Non
 
 async def test_conn_error_refused() -> None:
     """Nobody listens: CONNECT_REFUSED from upstream."""
-    error = await fails(HttpPeer(f"127.0.0.1:{unused_port()}"))
+    error = await fails(HttpPeer(f"127.0.0.1:{free_port()}"))
 
     assert error.etype is ErrorType.CONNECT_REFUSED
     assert error.esource is ErrorSource.UPSTREAM
@@ -130,7 +130,7 @@ async def test_conn_error_no_route() -> None:
 async def test_conn_error_addr_not_avail() -> None:
     """A source address that is not ours: INTERNAL_ERROR, because the peer has no part in it."""
     options = PeerOptions(bind_to=BindTo(addr=InetAddress("203.0.113.2", 0)))
-    error = await fails(HttpPeer(f"127.0.0.1:{unused_port()}", options=options))
+    error = await fails(HttpPeer(f"127.0.0.1:{free_port()}", options=options))
 
     assert error.etype is ErrorType.INTERNAL_ERROR
     assert error.esource is ErrorSource.INTERNAL
@@ -196,7 +196,7 @@ async def test_all_addresses_of_a_name_fail() -> None:
     names = Names(both=["127.0.0.1", "255.255.255.255"])
     async with connector(resolver=names) as transport:
         with pytest.raises(Error, match="2 addresses tried") as caught:
-            await transport.new_stream(HttpPeer(f"both:{unused_port()}"))
+            await transport.new_stream(HttpPeer(f"both:{free_port()}"))
 
     assert caught.value.etype is ErrorType.CONNECT_REFUSED
 

@@ -16,6 +16,7 @@ from pingora_core.protocols.l4 import L4Stream
 from pingora_core.protocols.l4.sockopt import BindTo, TcpKeepalive
 from pingora_core.upstreams import HttpPeer, PeerOptions
 from pingora_error import Error, ErrorType
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.connectors.rig import (
     Names,
@@ -23,7 +24,6 @@ from tests.unit.pingora_core.connectors.rig import (
     exchange,
     fails,
     origin,
-    unused_port,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def knows_port_ranges() -> bool:
 async def test_bind_to_port_range_on_connect() -> None:
     """Ports come from the range; when they are used up it fails, or falls back if allowed."""
     # Must be within the range of the system. Nobody else comes from 127.0.0.6.
-    low = min(unused_port(), 60000)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.6", 0))
+        low = min(sock.getsockname()[1], 60000)
     async with origin() as server, connector() as transport:
         source = InetAddress("127.0.0.6", 0)
         bind = BindTo(addr=source, port_range=(low, low + 1))
@@ -217,7 +219,7 @@ async def test_the_tracer_sees_both_ends_of_a_connection() -> None:
         assert tracer.diary == ["connected"]
         await exchange(stream)
         assert tracer.diary == ["connected", "disconnected"]
-    await fails(HttpPeer(f"127.0.0.1:{unused_port()}", options=PeerOptions(tracer=tracer)))
+    await fails(HttpPeer(f"127.0.0.1:{free_port()}", options=PeerOptions(tracer=tracer)))
 
     assert tracer.diary == ["connected", "disconnected"]
 

@@ -155,7 +155,7 @@ async def test_a_server_that_fails() -> None:
         for kind in ("A", "AAAA"):
             server.records["a.test.", kind] = dns.rcode.SERVFAIL
         with pytest.raises(LookupFailed, match="SERVFAIL") as caught:
-            await asking(server, lifetime=0.3).lookup("a.test")
+            await asking(server).lookup("a.test")
 
         assert caught.value.ttl == 1.0
 
@@ -186,10 +186,10 @@ async def test_one_family_is_enough() -> None:
     async with dns_server() as server:
         server.records["a.test.", "A"] = ["a.test. 300 IN A 127.0.0.1"]
         started = time.monotonic()
-        answer = await asking(server).lookup("a.test")
+        answer = await asking(server, lifetime=60.0).lookup("a.test")
 
         assert answer.addresses == ("127.0.0.1",)
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 30.0
 
 
 async def test_a_cancelled_lookup_leaves_nothing_behind() -> None:

@@ -316,7 +316,7 @@ async def refused_by_server(
 
         def serve() -> None:
             client, _ = listener.accept()
-            client.settimeout(5.0)
+            client.settimeout(30)
             with client, pytest.raises(ssl.SSLError):
                 context.wrap_socket(client, server_side=True)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 ANY = "127.0.0.1:0"
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 @pytest.fixture

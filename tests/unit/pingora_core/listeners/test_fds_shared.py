@@ -81,7 +81,7 @@ def supervisor() -> Iterator[Supervisor]:
 def connect(sock: socket.socket) -> socket.socket:
     """Connect to a listening socket, which need not accept."""
     client = socket.socket(sock.family)
-    client.settimeout(5)
+    client.settimeout(30)
     client.connect(sock.getsockname())
     return client
 
@@ -207,7 +207,7 @@ async def test_who_retires_an_address_gets_its_queue(directory: Path, kind: str)
     assert outcome(sock) != "connected"
     accepted, _ = sock.accept()
     waiting.sendall(b"x")
-    accepted.settimeout(5)
+    accepted.settimeout(30)
     assert accepted.recv(1) == b"x"
     with pytest.raises(BlockingIOError):
         sock.accept()

@@ -52,7 +52,7 @@ def directory() -> Iterator[Path]:
 
 async def echo(stream: Stream) -> None:
     """Send back what comes until the client ends."""
-    while data := await stream.read(timeout=5):
+    while data := await stream.read(timeout=30):
         stream.write(data)
 
 
@@ -100,7 +100,7 @@ async def ask(address: SocketAddress, question: bytes) -> bytes:
 
 def ask_blocking(address: SocketAddress, question: bytes) -> bytes:
     with socket.socket(address.family) as sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         sock.connect(address.sockaddr)
         return converse(sock, question)
 
@@ -119,7 +119,7 @@ def connect_many(address: SocketAddress, count: int) -> list[socket.socket]:
     clients = []
     for _ in range(count):
         client = socket.socket(address.family)
-        client.settimeout(5)
+        client.settimeout(30)
         client.connect(address.sockaddr)
         clients.append(client)
     return clients
@@ -360,7 +360,7 @@ async def test_connections_in_the_queue_are_served_at_the_end(directory: Path, k
         serving.close()
 
         assert await answers_of(clients) == [b"%d" % i for i in range(200)]
-        assert await serving.drain(timeout=5)
+        assert await serving.drain(timeout=30)
 
 
 async def test_connections_in_the_queue_of_one_that_goes_are_served() -> None:
@@ -412,7 +412,7 @@ async def test_cancelling_breaks_the_queue_off_too() -> None:
         clients = connect_many(serving.addresses[0], 20)
 
         serving.close()
-        ended = await serving.cancel(timeout=5)
+        ended = await serving.cancel(timeout=30)
 
         assert ended
         assert serving.connections == 0
@@ -436,7 +436,7 @@ async def test_the_queue_waits_for_descriptors(caplog: pytest.LogCaptureFixture)
 
         assert early is False
         assert await answers_of(clients) == [b"%d" % i for i in range(20)]
-        assert await serving.drain(timeout=5)
+        assert await serving.drain(timeout=30)
     assert "the last connections wait for file descriptors" in caplog.text
 
 
@@ -485,7 +485,7 @@ class Load:
                 except (ConnectionRefusedError, TimeoutError):
                     self.refused += 1
                     return
-                sock.settimeout(5)
+                sock.settimeout(30)
                 try:
                     if converse(sock, b"question") != b"question":
                         self.failures.append("no answer")
@@ -546,7 +546,7 @@ async def test_a_silent_client_does_not_hold_up_the_end(monkeypatch: pytest.Monk
 
     serving.close()
 
-    assert await serving.drain(timeout=10)
+    assert await serving.drain(timeout=30)
     with pytest.raises(ConnectionResetError):
         await reader.readexactly(1)
     writer.close()

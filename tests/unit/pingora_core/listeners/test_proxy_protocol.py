@@ -74,7 +74,7 @@ class Served:
         self.locals.append(digest.socket_digest.local_addr)
         self.transport_peers.append(digest.socket_digest.transport_peer_addr)
         self.headers.append(digest.proxy_protocol)
-        while data := await stream.read(timeout=5):
+        while data := await stream.read(timeout=30):
             stream.write(data)
 
 
@@ -476,7 +476,7 @@ async def test_the_acceptor_gets_what_follows_the_header(served: Served) -> None
     class Handshake:
         async def accept(self, stream: Stream, /) -> Stream:
             assert stream.digest.proxy_protocol is not None
-            seen.append(await stream.read(timeout=5))
+            seen.append(await stream.read(timeout=30))
             stream.write(b"shaken ")
             return stream
 

@@ -46,7 +46,7 @@ def directory() -> Iterator[Path]:
 
 async def echo(stream: Stream) -> None:
     """Send back what comes until the client ends."""
-    while data := await stream.read(timeout=5):
+    while data := await stream.read(timeout=30):
         stream.write(data)
 
 
@@ -130,7 +130,7 @@ async def test_close_refuses_new_connections_and_keeps_old_ones(directory: Path)
         await loop.sock_sendall(sock, b"still here")
         assert await loop.sock_recv(sock, 100) == b"still here"
         sock.close()
-        assert await serving.drain(timeout=5) is True
+        assert await serving.drain(timeout=30) is True
         assert await serving.drain() is True
 
 
@@ -153,7 +153,7 @@ async def test_drain_waits_for_the_last_byte() -> None:
 
         assert early is False
         assert received == len(data)
-        assert await serving.drain(timeout=5)
+        assert await serving.drain(timeout=30)
 
 
 async def test_cancel_resets_what_is_left() -> None:
@@ -533,7 +533,7 @@ async def test_two_services_may_share_an_address() -> None:
     assert answer == b"x"
     with pytest.raises(ConnectionRefusedError):
         await connect(address)
-    assert await second.drain(timeout=5)
+    assert await second.drain(timeout=30)
 
 
 async def test_running_out_of_descriptors_does_not_end_the_listener(

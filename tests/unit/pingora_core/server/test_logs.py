@@ -189,7 +189,7 @@ def run(program: str, *arguments: str, **streams: object) -> subprocess.Complete
     # Streams with a buffer, as a service manager starts programs.
     env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     options = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "env": env, **streams}
-    return subprocess.run(command, text=True, timeout=50, check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, text=True, timeout=110, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def test_standard_error_is_opened_anew_in_the_background(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_server_can_run_in_another_thread() -> None:
     thread = threading.Thread(target=server.run, args=(manual,))
 
     thread.start()
-    thread.join(5)
+    thread.join(30)
 
     assert phases == GRACEFUL
 

@@ -28,7 +28,7 @@ async def test_each_signal_has_its_meaning(number: signal.Signals, meaning: Shut
     """A signal sent to the process arrives as what the server should do."""
     with UnixShutdownSignalWatch() as watch:
         os.kill(os.getpid(), number)
-        received = await asyncio.wait_for(watch.recv(), 5)
+        received = await asyncio.wait_for(watch.recv(), 30)
 
     assert received is meaning
 
@@ -37,9 +37,9 @@ async def test_signals_that_come_together_are_kept() -> None:
     """A second signal is not lost while nobody listens."""
     with UnixShutdownSignalWatch() as watch:
         os.kill(os.getpid(), signal.SIGTERM)
-        first = await asyncio.wait_for(watch.recv(), 5)
+        first = await asyncio.wait_for(watch.recv(), 30)
         os.kill(os.getpid(), signal.SIGINT)
-        second = await asyncio.wait_for(watch.recv(), 5)
+        second = await asyncio.wait_for(watch.recv(), 30)
 
     assert (first, second) == (ShutdownSignal.GRACEFUL_TERMINATE, ShutdownSignal.FAST_SHUTDOWN)
 
@@ -81,7 +81,7 @@ async def test_a_manual_signal_can_come_from_another_thread() -> None:
 
     threading.Thread(target=manual.send, args=(ShutdownSignal.FAST_SHUTDOWN,)).start()
 
-    assert await asyncio.wait_for(receiver, 5) is ShutdownSignal.FAST_SHUTDOWN
+    assert await asyncio.wait_for(receiver, 30) is ShutdownSignal.FAST_SHUTDOWN
 
 
 def test_a_manual_signal_after_the_end_is_harmless() -> None:

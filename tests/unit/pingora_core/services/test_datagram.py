@@ -91,7 +91,7 @@ class Running(Generic[A]):
 
     async def stop(self) -> None:
         self.switch.start()
-        await asyncio.wait_for(self.task, 10)
+        await asyncio.wait_for(self.task, 30)
 
 
 @asynccontextmanager
@@ -105,7 +105,7 @@ async def running(
     for address in addresses or ("127.0.0.1:0",):
         service.add_udp(address)
     runner = Running(service, fds)
-    await asyncio.wait_for(runner.context.ready.wait(), 10)
+    await asyncio.wait_for(runner.context.ready.wait(), 30)
     try:
         yield runner
     finally:
@@ -124,7 +124,7 @@ def inherited() -> Iterator[socket.socket]:
 
 
 async def receive(sock: socket.socket) -> bytes:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await asyncio.get_running_loop().sock_recv(sock, 70000)
 
 
@@ -174,7 +174,7 @@ async def test_waiting_datagrams_are_answered_at_the_end() -> None:
                 client.send(b"%d" % number)
             runner.switch.start()
             runner.service.endpoints[0].resume_reading()
-            await asyncio.wait_for(runner.task, 10)
+            await asyncio.wait_for(runner.task, 30)
             assert [await receive(client) for _ in range(100)] == [
                 b"%d" % number for number in range(100)
             ]
@@ -191,7 +191,7 @@ async def test_the_end_is_not_put_off_by_clients(monkeypatch: pytest.MonkeyPatch
                 client.send(b"%d" % number)
             runner.switch.start()
             runner.service.endpoints[0].resume_reading()
-            await asyncio.wait_for(runner.task, 10)
+            await asyncio.wait_for(runner.task, 30)
     assert app.received == [b"0", b"1", b"2"]
 
 
@@ -223,7 +223,7 @@ async def test_what_others_share_is_left_for_them(inherited: socket.socket) -> N
             fds.disown_files()
             runner.switch.start()
             client.send(b"for the successor")
-            await asyncio.wait_for(runner.task, 10)
+            await asyncio.wait_for(runner.task, 30)
     assert app.received == []
     assert inherited.recv(100) == b"for the successor"
 
@@ -239,7 +239,7 @@ async def test_two_services_share_an_address() -> None:
             two.service.endpoints[0].pause_reading()
             one.switch.start()
             client.send(b"x")
-            await asyncio.wait_for(one.task, 10)
+            await asyncio.wait_for(one.task, 30)
             assert first.received == []
             two.service.endpoints[0].resume_reading()
             assert await receive(client) == b"x"
@@ -260,7 +260,7 @@ async def test_what_is_in_work_is_waited_for() -> None:
             assert not runner.task.done()
             app.go_on.set()
             assert await receive(client) == b"slow"
-            await asyncio.wait_for(runner.task, 10)
+            await asyncio.wait_for(runner.task, 30)
 
 
 async def test_waiting_datagrams_are_answered_within_the_limit() -> None:
@@ -277,7 +277,7 @@ async def test_waiting_datagrams_are_answered_within_the_limit() -> None:
             app.go_on.set()
             answers = sorted([await receive(client) for _ in range(10)])
             assert answers == [b"%d" % number for number in range(10)]
-            await asyncio.wait_for(runner.task, 10)
+            await asyncio.wait_for(runner.task, 30)
 
 
 async def test_cancelled() -> None:
@@ -291,7 +291,7 @@ async def test_cancelled() -> None:
             await asyncio.sleep(0)
             runner.task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(runner.task, 10)
+                await asyncio.wait_for(runner.task, 30)
             assert app.in_work == 0
 
 

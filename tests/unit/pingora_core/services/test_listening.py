@@ -68,14 +68,14 @@ class Running:
 
     async def stop(self) -> None:
         self.switch.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.task
 
 
 @asynccontextmanager
 async def running(service: Service[Lines]) -> AsyncIterator[Running]:
     runner = Running(service)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await runner.context.ready.wait()
     try:
         yield runner
@@ -99,11 +99,11 @@ class Client:
 
     async def ask(self, line: bytes) -> bytes:
         self.writer.write(line)
-        return await asyncio.wait_for(self.reader.readline(), 5)
+        return await asyncio.wait_for(self.reader.readline(), 30)
 
     async def is_ended(self) -> bool:
         try:
-            return await asyncio.wait_for(self.reader.read(), 5) == b""
+            return await asyncio.wait_for(self.reader.read(), 30) == b""
         except ConnectionResetError:
             return True
 

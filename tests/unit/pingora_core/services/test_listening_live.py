@@ -73,7 +73,7 @@ class Running:
 @asynccontextmanager
 async def running(service: Service[Greeter]) -> AsyncIterator[Running]:
     runner = Running(service)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await runner.context.ready.wait()
     try:
         yield runner
@@ -94,7 +94,7 @@ async def hear(service: Service[Greeter], index: int = 0) -> bytes:
     host, port = str(service.addresses[index]).split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), 30)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -112,7 +112,7 @@ async def test_a_stop_does_not_wait_for_an_address_in_use(
         runner = Running(service, BindRetry(100, 60.0))
         await eventually(lambda: "attempt 1 of 100" in caplog.text)
         runner.switch.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await runner.task
     assert not runner.context.ready.is_ready
     assert service.addresses == ()
@@ -204,11 +204,11 @@ async def test_a_set_that_comes_during_the_start_waits_for_it() -> None:
 
     await service.update_listeners(Listeners.tcp(SECOND))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await runner.context.ready.wait()
     assert runner.fds.in_use == {SECOND}
     runner.switch.start()
-    await asyncio.wait_for(runner.task, 5)
+    await asyncio.wait_for(runner.task, 30)
 
 
 async def test_a_service_that_stops_opens_nothing() -> None:
@@ -220,7 +220,7 @@ async def test_a_service_that_stops_opens_nothing() -> None:
         await service.update_listeners(Listeners.tcp(SECOND))
 
         assert runner.fds.in_use == frozenset()
-        await asyncio.wait_for(runner.task, 5)
+        await asyncio.wait_for(runner.task, 30)
     async with running(service) as again:
         assert again.fds.in_use == {SECOND}
 

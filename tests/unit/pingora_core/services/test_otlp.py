@@ -55,7 +55,7 @@ async def pushing(push: OtlpMetrics) -> AsyncIterator[None]:
         yield
     finally:
         switch.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await task
 
 

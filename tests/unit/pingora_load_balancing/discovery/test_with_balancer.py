@@ -41,7 +41,7 @@ class _Running:
 
     async def __aexit__(self, *_: object) -> None:
         self._switch.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self._task
 
 

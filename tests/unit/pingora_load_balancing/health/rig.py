@@ -105,7 +105,7 @@ class Running:
 
     async def stop(self) -> None:
         self.switch.start()
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, 30)
 
 
 @asynccontextmanager

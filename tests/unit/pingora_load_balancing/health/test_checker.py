@@ -45,7 +45,7 @@ async def test_without_a_notifier() -> None:
     task = asyncio.create_task(checker.start(switch.watch))
     await eventually(lambda: pool.is_ready(address(A)))
     switch.start()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
 
 
 async def test_again_and_again() -> None:
@@ -80,7 +80,7 @@ async def test_a_shutdown_before_the_start() -> None:
     switch.start()
     check = Puppet()
 
-    await asyncio.wait_for(HealthChecker(Backends([A]), check).start(switch.watch), 5)
+    await asyncio.wait_for(HealthChecker(Backends([A]), check).start(switch.watch), 30)
 
     assert check.started == []
 
@@ -307,7 +307,7 @@ async def test_a_callback_is_not_cut_off() -> None:
         pool.replace([Backend(B)])
         await eventually(lambda: address(A) not in checker.records)
         proceed.set()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_a_callback_that_hangs() -> None:

@@ -178,9 +178,9 @@ async def test_as_many_at_a_time_as_was_said() -> None:
     checker = HealthChecker(pool, check, frequency=3600, parallelism=16)
     async with running(checker):
         # Done, not begun only: what is under way is not checked anew.
-        await eventually(lambda: _answers(checker) == 1000, timeout=20)
+        await eventually(lambda: _answers(checker) == 1000)
         checker.check_now()
-        await eventually(lambda: len(check.started) == 2000, timeout=20)
+        await eventually(lambda: len(check.started) == 2000)
 
     assert check.most == 16
     assert check.started == backends * 2

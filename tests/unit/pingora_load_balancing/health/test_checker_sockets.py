@@ -22,9 +22,10 @@ from pingora_load_balancing.health import (
 )
 from tests.support.origin import Origin
 from tests.support.origin_steps import reply, wait
+from tests.support.ports import free_port
 from tests.support.process import ROOT, ServerProcess
 from tests.support.waiting import eventually
-from tests.unit.pingora_core.connectors.rig import origin, unused_port
+from tests.unit.pingora_core.connectors.rig import origin
 from tests.unit.pingora_load_balancing.health.rig import TIMED_OUT, Silent, address, running
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 async def test_backends() -> None:
     """After one round the bad backend, a closed port, is not ready, and the good ones are."""
     async with origin() as one, origin() as two:
-        bad = f"127.0.0.1:{unused_port()}"
+        bad = f"127.0.0.1:{free_port()}"
         pool = Backends([one.address, bad, two.address])
         checker = HealthChecker(
             pool, TcpHealthCheck(), frequency=3600, initial=InitialHealth.FIRST_CHECK
@@ -79,7 +80,7 @@ async def test_killed_and_restarted(tmp_path: Path) -> None:
 
 async def test_a_process_that_is_killed() -> None:
     """The kernel refuses for it, or resets; started again on its port it is back."""
-    port = unused_port()
+    port = free_port()
     where = address(f"127.0.0.1:{port}")
     script = str(ROOT / "examples" / "http_server.py")
     pool = Backends([f"127.0.0.1:{port}"])
@@ -89,15 +90,15 @@ async def test_a_process_that_is_killed() -> None:
             await eventually(lambda: not pool.is_ready(where))
             async with ServerProcess(script, "--listen", f"127.0.0.1:{port}") as server:
                 await server.running()
-                await eventually(lambda: pool.is_ready(where), timeout=15)
+                await eventually(lambda: pool.is_ready(where))
                 server.send(signal.SIGKILL)
-                await eventually(lambda: not pool.is_ready(where), timeout=15)
+                await eventually(lambda: not pool.is_ready(where))
 
 
 async def test_a_load_balancer_passes_over_the_sick() -> None:
     """With a health check of its own: nobody is sent to a backend that does not listen."""
     async with origin() as one, origin() as two:
-        bad = f"127.0.0.1:{unused_port()}"
+        bad = f"127.0.0.1:{free_port()}"
         balancer = LoadBalancer(
             [one.address, bad, two.address],
             health_check=TcpHealthCheck(),
@@ -108,11 +109,11 @@ async def test_a_load_balancer_passes_over_the_sick() -> None:
         health.initial = InitialHealth.FIRST_CHECK
         switch, ready = ShutdownSwitch(), ServiceReadyNotifier()
         task = asyncio.create_task(balancer.start_with_ready_notifier(switch.watch, ready))
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), 30)
 
         chosen = {str(balancer.select(b"", 10)) for _ in range(10)}
         switch.start()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
         await eventually(lambda: one.connections == two.connections == 1)
         await eventually(lambda: all(w.is_closing() for w in (*one.writers, *two.writers)))
 

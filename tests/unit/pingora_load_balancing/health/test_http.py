@@ -13,7 +13,7 @@ from pingora_load_balancing import Backend
 from pingora_load_balancing.health import HttpHealthCheck
 from tests.support.origin import Origin
 from tests.support.origin_steps import reply, send, sequence, wait
-from tests.unit.pingora_core.connectors.rig import unused_port
+from tests.support.ports import free_port
 from tests.unit.pingora_load_balancing.health.rig import TIMED_OUT, Silent, closing, refused
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ async def test_answers_that_are_none(wire: bytes) -> None:
 async def test_refused() -> None:
     """Nobody listens."""
     async with closing(HttpHealthCheck()) as check:
-        error = await refused(check, f"127.0.0.1:{unused_port()}")
+        error = await refused(check, f"127.0.0.1:{free_port()}")
 
     assert error.etype is ErrorType.CONNECT_REFUSED
 

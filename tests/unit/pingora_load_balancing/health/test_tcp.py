@@ -12,8 +12,9 @@ from pingora_core.upstreams import PeerOptions
 from pingora_error import ErrorSource, ErrorType
 from pingora_load_balancing import Backend
 from pingora_load_balancing.health import TcpHealthCheck
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from tests.unit.pingora_core.connectors.rig import origin, unused_port
+from tests.unit.pingora_core.connectors.rig import origin
 from tests.unit.pingora_load_balancing.health.rig import Silent, closing, refused
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def test_tcp_check() -> None:
         await check.check(Backend(server.address))
         await _hung_up(server)
 
-        error = await refused(check, f"127.0.0.1:{unused_port()}")
+        error = await refused(check, f"127.0.0.1:{free_port()}")
 
     assert error.etype is ErrorType.CONNECT_REFUSED
     assert error.esource is ErrorSource.UPSTREAM

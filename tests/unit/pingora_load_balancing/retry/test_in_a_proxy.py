@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +23,7 @@ from pingora_load_balancing import (
 from pingora_proxy import ProxyHttp, Session
 from tests.support.origin import Origin
 from tests.support.origin_steps import hang, reply, reset, send, sequence, wait
+from tests.support.ports import free_address
 from tests.support.proxy import RunningProxy
 from tests.support.waiting import eventually
 
@@ -84,7 +84,7 @@ class Rig:
         addresses = []
         for origin in self.origins:
             if origin is None:
-                addresses.append(_unused())
+                addresses.append(free_address())
             else:
                 addresses.append((await self._stack.enter_async_context(origin)).address)
         self.pool = Backends(addresses)
@@ -125,14 +125,8 @@ class Rig:
 
 
 async def _longer_than_an_attempt() -> None:
-    for _ in range(6):
+    for _ in range(12):
         await asyncio.sleep(0.05)
-
-
-def _unused() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +190,7 @@ async def test_a_put_is_replayed_with_its_body() -> None:
 
 async def test_a_backend_that_does_not_answer_is_left_in_time() -> None:
     """The other one gets the request when the time for one attempt is over."""
-    policy = RetryPolicy(per_try_timeout=0.2, backoff=0.0)
+    policy = RetryPolicy(per_try_timeout=0.5, backoff=0.0)
     async with Rig(hang, _OK, policy=policy) as rig:
         assert await rig.ask() == 200
         await eventually(lambda: rig.app.ended)
@@ -205,7 +199,7 @@ async def test_a_backend_that_does_not_answer_is_left_in_time() -> None:
 
 async def test_if_none_answers_in_time_it_is_a_504() -> None:
     """As with any other timeout."""
-    policy = RetryPolicy(per_try_timeout=0.03, backoff=0.0, max_attempts=2)
+    policy = RetryPolicy(per_try_timeout=0.3, backoff=0.0, max_attempts=2)
     async with Rig(hang, hang, policy=policy) as rig:
         assert await rig.ask() == 504
         assert rig.asked == [1, 1]
@@ -215,7 +209,7 @@ async def test_a_response_that_has_begun_may_take_its_time() -> None:
     """The limit is for its head; a long download is not cut off."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
     slow = sequence(send(head), wait("body"), send(b"hello"))
-    policy = RetryPolicy(per_try_timeout=0.2)
+    policy = RetryPolicy(per_try_timeout=0.5)
     async with Rig(slow, policy=policy) as rig, await rig.proxy.connect() as client:
         await client.send(_GET)
         origin = rig.origins[0]
@@ -229,7 +223,7 @@ async def test_a_response_that_has_begun_may_take_its_time() -> None:
 
 async def test_a_slow_upload_is_not_the_backend_s_fault() -> None:
     """The time of an attempt begins again as long as the client is not done."""
-    policy = RetryPolicy(per_try_timeout=0.2, max_attempts=1)
+    policy = RetryPolicy(per_try_timeout=0.5, max_attempts=1)
     async with Rig(_OK, policy=policy) as rig, await rig.proxy.connect() as client:
         await client.send(b"PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhel")
         await _longer_than_an_attempt()

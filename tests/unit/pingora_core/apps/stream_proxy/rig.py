@@ -175,7 +175,7 @@ class Rig:
 
     async def accept(self) -> Peer:
         """Accept the connection that the proxy makes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
         peer = Peer(sock)
         self._sockets.append(peer)
@@ -258,7 +258,7 @@ async def receive(peer: Peer, size: int) -> bytes:
 
 async def is_reset(peer: Peer) -> bool:
     """Read until the end, and tell whether it is a reset."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         try:
             await peer.recv_all()
         except ConnectionResetError:

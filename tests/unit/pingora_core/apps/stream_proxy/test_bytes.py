@@ -12,6 +12,7 @@ import pytest
 from pingora_core.apps import StreamEnding, StreamProxyOptions
 from pingora_core.upstreams import BasicPeer
 from pingora_error import ErrorSource, ErrorType
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.apps.stream_proxy.rig import (
     FakeTime,
@@ -20,7 +21,7 @@ from tests.unit.pingora_core.apps.stream_proxy.rig import (
     receive,
     rig,
 )
-from tests.unit.pingora_core.connectors.rig import full_backlog, unused_port
+from tests.unit.pingora_core.connectors.rig import full_backlog
 from tests.unit.pingora_core.protocols.tls.hellos import from_openssl
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ async def test_upstream_answers_early_and_leaves() -> None:
 
 async def test_upstream_refuses(caplog: pytest.LogCaptureFixture) -> None:
     """Without an upstream the client is reset, and one line in the log says why."""
-    port = unused_port()
+    port = free_port()
     async with rig(make=lambda _: Forwarder(BasicPeer(f"127.0.0.1:{port}"))) as proxy:
         client = await proxy.connect()
 
@@ -297,7 +298,7 @@ async def test_idle_deadline_while_a_reader_does_not_read(monkeypatch: pytest.Mo
         sending = asyncio.create_task(client.send(bytes(16 * MIB)))
         await eventually(lambda: proxy.upstreams[0].needs_drain)
         # More than once, because bytes may still be moving into the kernel's buffers.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not proxy.app.records:
                 time.advance(101)
                 await asyncio.sleep(0.01)

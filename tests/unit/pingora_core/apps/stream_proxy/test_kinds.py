@@ -147,7 +147,7 @@ async def test_unix_sockets_on_both_sides(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_unix_connection(tmp_path / "down.sock")
         writer.write(b"question")
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), 10) == b"got question"
+        assert await asyncio.wait_for(reader.read(), 30) == b"got question"
         writer.close()
         await writer.wait_closed()
         record = await proxy.ended()
@@ -210,11 +210,11 @@ async def test_service_takes_the_configuration() -> None:
         assert isinstance(address, InetAddress)
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"ping")
-        assert await asyncio.wait_for(reader.readexactly(4), 10) == b"ping"
+        assert await asyncio.wait_for(reader.readexactly(4), 30) == b"ping"
         writer.close()
         await writer.wait_closed()
         switch.start()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
 
     assert [host for host, _ in upstream.clients] == ["127.0.0.5"]
     await eventually(lambda: app.records)

@@ -14,9 +14,9 @@ from pingora_core.protocols.tls.client_hello import UNRECOGNIZED_NAME, fatal_ale
 from pingora_core.runtime.shutdown import ShutdownSwitch
 from pingora_core.upstreams import BasicPeer
 from pingora_error import Error, ErrorSource, ErrorType
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from tests.unit.pingora_core.apps.stream_proxy.rig import Forwarder, Hello, is_reset, receive, rig
-from tests.unit.pingora_core.connectors.rig import unused_port
 from tests.unit.pingora_core.protocols.tls.hellos import from_openssl
 from tests.unit.pingora_core.protocols.tls.rig import Wire
 
@@ -322,7 +322,7 @@ class Retrying(Forwarder):
 
 async def test_another_upstream_is_tried() -> None:
     """After a failure that allows it the next peer is asked for, and gets every byte."""
-    dead = BasicPeer(f"127.0.0.1:{unused_port()}")
+    dead = BasicPeer(f"127.0.0.1:{free_port()}")
     async with rig(make=lambda peer: Retrying(peer, dead)) as proxy:
         client = await proxy.connect()
         await client.send(b"hello")
@@ -340,7 +340,7 @@ async def test_a_failed_attempt_is_judged_by_default_as_the_last(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The callback is told of the failure; nothing else said, the connection ends with it."""
-    dead = BasicPeer(f"127.0.0.1:{unused_port()}")
+    dead = BasicPeer(f"127.0.0.1:{free_port()}")
     async with rig(make=lambda _: Telling(dead)) as proxy:
         client = await proxy.connect()
         await client.send(HELLO)
@@ -360,7 +360,7 @@ async def test_failed_attempts_can_be_kept_out_of_the_log(
         def suppress_error_log(self, session: StreamSession, ctx: list[str], error: Error) -> bool:
             return session.attempts > 1
 
-    dead = BasicPeer(f"127.0.0.1:{unused_port()}")
+    dead = BasicPeer(f"127.0.0.1:{free_port()}")
     async with rig(make=lambda peer: Silent(peer, *[dead] * 9)) as proxy:
         assert await is_reset(await proxy.connect())
         await proxy.ended()
@@ -371,7 +371,7 @@ async def test_failed_attempts_can_be_kept_out_of_the_log(
 
 async def test_attempts_are_bounded() -> None:
     """However often a callback asks for another attempt, there are no more than allowed."""
-    dead = BasicPeer(f"127.0.0.1:{unused_port()}")
+    dead = BasicPeer(f"127.0.0.1:{free_port()}")
     async with rig(make=lambda peer: Retrying(peer, *[dead] * 9)) as proxy:
         client = await proxy.connect()
         assert await is_reset(client)

@@ -13,8 +13,9 @@ from pingora_core.protocols.tls.alpn import ALPN
 from pingora_core.upstreams import HttpPeer, PeerOptions
 from pingora_error import Error, ErrorSource, ErrorType
 from tests.support.h2_library_origin import LibraryOrigin
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from tests.unit.pingora_core.connectors.rig import origin as plain_origin, unused_port
+from tests.unit.pingora_core.connectors.rig import origin as plain_origin
 from tests.unit.pingora_core.protocols.http.v2.client_rig import (
     answer_of,
     ask,
@@ -92,7 +93,7 @@ async def test_one_stream_each() -> None:
 async def test_a_failed_connect_fails_its_waiters() -> None:
     """Each gets an error of its own, which it may change."""
     async with connector() as upstreams:
-        peer = h2c_peer(f"127.0.0.1:{unused_port()}")
+        peer = h2c_peer(f"127.0.0.1:{free_port()}")
         errors = await together(upstreams, peer, 5)
         assert len({id(error) for error in errors}) == 5
         for error in errors:

@@ -89,7 +89,7 @@ async def listening(settings: TlsSettings) -> AsyncIterator[Listening]:
 
     async def echo(stream: Stream) -> None:
         digests.append(stream.digest)
-        while data := await stream.read(timeout=10):
+        while data := await stream.read(timeout=30):
             stream.write(data)
 
     serving = await listeners.serve(echo)

@@ -212,7 +212,7 @@ async def test_a_fast_sender_is_held_back() -> None:
         held_back = not sender.done()
         received = 0
         while received < total:
-            received += len(await stream.read(timeout=5))
+            received += len(await stream.read(timeout=30))
         await sender
 
         assert held_back
@@ -229,7 +229,7 @@ async def test_fill_goes_on_although_the_buffer_is_full() -> None:
             await asyncio.sleep(0.005)
         held = stream.buffered
 
-        data = await stream.peek(4 * KIB, timeout=5)
+        data = await stream.peek(4 * KIB, timeout=30)
 
         assert held == 2 * KIB
         assert len(data) == 4 * KIB
@@ -240,7 +240,7 @@ async def test_a_slow_reader_asks_for_a_drain() -> None:
     async with tcp_pair(buffers=16 * KIB) as (stream, peer):
         before = stream.needs_drain
         write_until_full(stream)
-        task = asyncio.create_task(stream.drain(timeout=5))
+        task = asyncio.create_task(stream.drain(timeout=30))
         await asyncio.sleep(0.005)
         waiting = not task.done()
         while not task.done():

@@ -145,7 +145,7 @@ async def from_program(*command: str) -> bytes:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(15), server:
+        async with asyncio.timeout(30), server:
             data = await received
             await process.wait()
     finally:

@@ -25,7 +25,7 @@ class Manager:
 
     def __init__(self, address: str) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock.settimeout(5)
+        self.sock.settimeout(30)
         self.sock.bind(address)
 
     def heard(self) -> list[str]:

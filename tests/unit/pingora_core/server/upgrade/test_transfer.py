@@ -86,7 +86,7 @@ async def transferred(
         hand_over(path, sockets, retries=5, ready_timeout=ready_timeout, on_transferred=arrived.set)
     )
     new = await receive(path, stack)
-    await asyncio.wait_for(arrived.wait(), 5)
+    await asyncio.wait_for(arrived.wait(), 30)
     return new, old
 
 

@@ -272,7 +272,7 @@ async def talk(path: str, steps: Sequence[Step]) -> tuple[Error, bytes]:
 
     def play() -> bytes:
         with socket.socket(socket.AF_UNIX) as old, suppress(BrokenPipeError, ConnectionResetError):
-            old.settimeout(5)
+            old.settimeout(30)
             connect(old, path)
             for data, descriptors in steps:
                 old.sendmsg([data], attached(descriptors))
@@ -407,14 +407,14 @@ async def answered(
 ) -> Error:
     """Hand over to a successor that does as it likes; return what comes of it."""
     with socket.socket(socket.AF_UNIX) as waiting:
-        waiting.settimeout(5)
+        waiting.settimeout(30)
         waiting.bind(path)
         waiting.listen(1)
 
         def successor() -> None:
             connection, _ = waiting.accept()
             with connection, suppress(BrokenPipeError, ConnectionResetError):
-                connection.settimeout(5)
+                connection.settimeout(30)
                 play(connection)
 
         thread = asyncio.create_task(asyncio.to_thread(successor))

@@ -101,7 +101,7 @@ class Line:
         return next(each for each in self.said if isinstance(each, wanted))
 
     async def signal(self) -> ServerSignal:
-        return await asyncio.wait_for(self.link.recv(), 5)
+        return await asyncio.wait_for(self.link.recv(), 30)
 
     async def is_quiet(self) -> bool:
         waiting = asyncio.ensure_future(self.link.recv())
@@ -316,5 +316,5 @@ async def test_a_socket_that_nobody_waits_for_is_closed(line: Line) -> None:
         near.close()
         line.tell(ReopenLogs())
         await line.signal()
-        far.settimeout(5)
+        far.settimeout(30)
         assert far.recv(1) == b""

@@ -113,7 +113,7 @@ def submit(session: ClientSession, header: RequestHeader, body: bytes | None = N
 async def answer_of(session: ClientSession) -> Answer:
     """Read a response to its end."""
     answer = Answer()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             task = await session.read_task()
             match task:
