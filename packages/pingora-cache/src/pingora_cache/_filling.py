@@ -111,7 +111,7 @@ class CacheFilling(CacheLookup):
         except BaseException as cause:
             self._fill_begun = False
             if isinstance(cause, Exception):
-                self._stats.fill_errors += 1
+                self.stats.fill_errors += 1
                 error = storage_error("begin to write", cause)
                 raise error from cause
             raise
@@ -147,7 +147,7 @@ class CacheFilling(CacheLookup):
 
     def _target(self, storage: Storage) -> FillTarget:
         limit = self.max_file_size_bytes
-        return FillTarget(storage, self._eviction, self._lock, self._stats, limit)
+        return FillTarget(storage, self._eviction, self._lock, self.stats, limit)
 
     @property
     def miss_body_reader(self) -> HitHandler | None:
@@ -296,7 +296,7 @@ class CacheFilling(CacheLookup):
         storage = self._storage
         if storage is None:
             raise self._wrong_phase("purge_tag")
-        stats = self._stats
+        stats = self.stats
         try:
             purged = await storage.purge_tag(tag, action=action)
         except Exception as cause:

@@ -78,15 +78,16 @@ class CacheLookup(CacheView):
         if self._found is not None:
             self._found.close()
             self._found = None
-        self._stats.lookups += 1
+        self.stats.lookups += 1
         self._lookup_error = None
-        started = self._monotonic()
+        monotonic = self._monotonic  # calling it where it lies takes twice as long (2026-11)
+        started = monotonic()
         try:
             found = await storage.lookup(key)
         except Exception as error:  # noqa: BLE001  # whatever a store raises is a miss, counted
             self._note_lookup_error(error)
             found = None
-        self._lookup_duration = (self._lookup_duration or 0.0) + self._monotonic() - started
+        self._lookup_duration = (self._lookup_duration or 0.0) + monotonic() - started
         if found is not None:
             meta, handler = found
             if self._has_left(phase):
@@ -266,7 +267,7 @@ class CacheLookup(CacheView):
         timeout = self._lock_wait_timeout
         if timeout is not None:
             timeout -= waited_before
-        stats = self._stats
+        stats = self.stats
         stats.lock_waits += 1
         started = self._monotonic()
         try:
@@ -330,14 +331,14 @@ class CacheLookup(CacheView):
 
     def _note_lookup_error(self, error: Exception) -> None:
         self._lookup_error = error
-        stats = self._stats
+        stats = self.stats
         stats.lookup_errors += 1
         # A store that is down fails at every request: the log hears of the 1st, 2nd, 4th, 8th ...
         if stats.lookup_errors & (stats.lookup_errors - 1) == 0:
             logger.warning("%d lookups in the cache store failed: %s", stats.lookup_errors, error)
 
     def _note_meta_error(self, error: Exception) -> None:
-        stats = self._stats
+        stats = self.stats
         stats.meta_errors += 1
         if stats.meta_errors & (stats.meta_errors - 1) == 0:
             logger.warning(

@@ -34,6 +34,7 @@ __all__ = ["CacheState"]
 logger = logging.getLogger(__name__)
 
 # Members of an enum are slow to look up on its class.
+_NEVER_ENABLED = NoCacheReason.NEVER_ENABLED
 _DISABLED = CachePhase.DISABLED
 _HIT = CachePhase.HIT
 _UNINIT = CachePhase.UNINIT
@@ -57,7 +58,12 @@ _UNREAD = CacheStats()
 
 
 class CacheState:
-    """The state of one request; see ``HttpCache``."""
+    """The state of one request; see ``HttpCache``.
+
+    Attributes:
+        policy: What decides what may be stored and served; set by ``enable``.
+        stats: What counts; set by ``enable``. Not properties, as they are read for every hit.
+    """
 
     __slots__ = (
         "_admission",
@@ -81,14 +87,14 @@ class CacheState:
         "_miss_body_reader",
         "_monotonic",
         "_phase",
-        "_policy",
         "_predictor",
         "_reason",
         "_size",
-        "_stats",
         "_storage",
         "_valid_after",
         "_variants_expired",
+        "policy",
+        "stats",
     )
 
     def __init__(
@@ -100,7 +106,7 @@ class CacheState:
         self._clock = clock
         self._monotonic = monotonic
         self._phase = _DISABLED
-        self._reason = NoCacheReason.NEVER_ENABLED
+        self._reason = _NEVER_ENABLED
         self._is_closed = False
         self._is_subrequest = False
         # What enable() brings.
@@ -109,9 +115,9 @@ class CacheState:
         self._predictor: CacheablePredictor | None = None
         self._lock: CacheKeyLock | None = None
         self._lock_wait_timeout: float | None = None
-        self._policy = _DEFAULT_POLICY
+        self.policy: CachePolicy = _DEFAULT_POLICY
         self._admission: AdmissionPolicy | None = None
-        self._stats = _UNREAD
+        self.stats: CacheStats = _UNREAD
         # What is known and held on the way.
         self._key: CacheKey | None = None
         self._meta: CacheMeta | None = None
@@ -168,11 +174,12 @@ class CacheState:
         self._predictor = predictor
         self._lock = lock
         self._lock_wait_timeout = lock_wait_timeout
-        self._policy = _DEFAULT_POLICY if policy is None else policy
+        self.policy = _DEFAULT_POLICY if policy is None else policy
         self._admission = admission
-        self._stats = _UNREAD if stats is None else stats
-        self._key = self._size = self._valid_after = self._lookup_error = None
-        self._fill_begun = self._is_refused = False
+        self.stats = _UNREAD if stats is None else stats
+        if self._reason is not _NEVER_ENABLED:  # else nothing has happened yet
+            self._key = self._size = self._valid_after = self._lookup_error = None
+            self._fill_begun = self._is_refused = False
 
     def set_cache_lock(
         self, lock: CacheKeyLock | None, *, lock_wait_timeout: float | None = None
@@ -259,8 +266,8 @@ class CacheState:
         phase = self._phase
         if phase is _DISABLED and self._reason == NoCacheReason.NEVER_ENABLED:
             return
-        if not self._is_subrequest:
-            stats = self._stats
+        stats = self.stats
+        if not self._is_subrequest and stats is not _UNREAD:
             stats.count(phase)
             if phase is _DISABLED:
                 stats.count_reason(self._reason)

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from pingora_cache.cache_status import CacheStatusValue
     from pingora_cache.key import CacheKey
     from pingora_cache.meta import CacheMeta
-    from pingora_cache.policy import CachePolicy
     from pingora_cache.reason import NoCacheReason
-    from pingora_cache.stats import CacheStats
     from pingora_cache.storage import Storage
 
 __all__ = ["CacheView"]
 
 _DISABLED = CachePhase.DISABLED
+_CACHE_KEY = CachePhase.CACHE_KEY
 _UNINIT = CachePhase.UNINIT
 _BYPASS = CachePhase.BYPASS
 _STALE = CachePhase.STALE
@@ -138,10 +137,23 @@ class CacheView(CacheState):
         storage = self._storage
         return None if storage is None else storage.supports_streaming_partial_write
 
-    @property
-    def policy(self) -> CachePolicy:
-        """What decides what may be stored and served."""
-        return self._policy
+    def is_alone(self, meta: CacheMeta) -> bool:
+        """Tell whether an object that was found has no variants.
+
+        Args:
+            meta: What is known about it.
+
+        Returns:
+            Whether it is for all who ask for the key.
+        """
+        key = self._key
+        header = meta.header
+        return (
+            meta.variance is None
+            and key is not None
+            and key.combined_hash is key.primary_hash  # no variance, without a property
+            and b"vary" not in (header.raw_index or header.first_values())
+        )
 
     def now(self) -> float:
         """Read the clock that the times of metas are compared with.
@@ -149,17 +161,13 @@ class CacheView(CacheState):
         Returns:
             Seconds since the epoch.
         """
-        return self._clock()
+        clock = self._clock  # calling it where it lies takes twice as long (2026-11)
+        return clock()
 
     @property
     def admission(self) -> AdmissionPolicy | None:
         """What decides what is worth storing."""
         return self._admission
-
-    @property
-    def stats(self) -> CacheStats:
-        """What counts."""
-        return self._stats
 
     @property
     def lock_duration(self) -> float | None:
@@ -236,8 +244,10 @@ class CacheView(CacheState):
         Raises:
             CachePhaseError: When caching is off, or there is no key yet.
         """
-        key = self.cache_key
         predictor = self._predictor
+        if predictor is None and self._phase is _CACHE_KEY:
+            return True  # the usual case, without a second property
+        key = self.cache_key
         return predictor is None or predictor.cacheable_prediction(key)
 
     def response_became_cacheable(self) -> None:

@@ -151,7 +151,7 @@ class CacheKey:
             ValueError: If the scheme is not one.
         """
         target, method = request.raw_target, request.raw_method
-        values = request.first_values()
+        values = request.raw_index or request.first_values()
         if (
             target[:1] == b"/"
             and (method == b"GET" or method == b"HEAD")  # noqa: PLR1714  # half the time of "in"

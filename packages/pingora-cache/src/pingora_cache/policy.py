@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEURISTIC_STATUSES", "NEVER_STORED_STATUSES", "CachePolicy", "SetCookie"]
 
+_FRESH: Final = HitVerdict.FRESH
 _CACHED_METHODS: Final = frozenset({b"GET", b"HEAD"})
 _METHOD_OVERRIDES: Final = frozenset(
     {b"x-http-method", b"x-http-method-override", b"x-method-override"}
@@ -195,7 +196,7 @@ class CachePolicy:
         """
         if request.raw_method not in _CACHED_METHODS:
             return _refuse("method")
-        fields = request.first_values()
+        fields = request.raw_index or request.first_values()
         if _TELLING.isdisjoint(fields) or self._original is not None:
             return None
         if names.TRANSFER_ENCODING in fields or fields.get(names.CONTENT_LENGTH, b"0") != b"0":
@@ -229,10 +230,10 @@ class CachePolicy:
             The verdict.
         """
         if self.request_directives:
-            fields = request.first_values()
+            fields = request.raw_index or request.first_values()
             if names.CACHE_CONTROL in fields or names.PRAGMA in fields:
                 return asked_verdict(request, meta, now, self._settings)
-        return HitVerdict.FRESH if meta.is_fresh(now) else HitVerdict.STALE
+        return _FRESH if meta.is_fresh(now) else HitVerdict.STALE
 
     # --------------------------------------------------------------- responses
 

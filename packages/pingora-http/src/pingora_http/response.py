@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from pingora_error import Error, ErrorType
-from pingora_http._fields import HeaderMap, explain, to_bytes
+from pingora_http._fields import HeaderMap
+from pingora_http._text import explain, to_bytes
 from pingora_http.grammar import is_field_value
 from pingora_http.status import REASON_PHRASES
 from pingora_http.version import Version
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["ResponseHeader"]
+
+# Bound here: looking them up takes half as long as calling them (2026-11).
+_new = object.__new__
+_reason_of = REASON_PHRASES.get
 
 
 class ResponseHeader(HeaderMap):
@@ -85,11 +90,11 @@ class ResponseHeader(HeaderMap):
         Returns:
             The head.
         """
-        self = cls.__new__(cls)
+        self = _new(cls)
         self.raw_items = items
-        self._index = index
+        self.raw_index = index
         self.status = status
-        self._reason = None if raw_reason == REASON_PHRASES.get(status) else raw_reason
+        self._reason = None if raw_reason == _reason_of(status) else raw_reason
         self.version = version
         return self
 
@@ -114,7 +119,7 @@ class ResponseHeader(HeaderMap):
     def raw_reason(self) -> bytes:
         """The reason phrase; empty if the status has none."""
         reason = self._reason
-        return REASON_PHRASES.get(self.status, b"") if reason is None else reason
+        return _reason_of(self.status, b"") if reason is None else reason
 
     @property
     def reason(self) -> str:
@@ -136,7 +141,7 @@ class ResponseHeader(HeaderMap):
         raw = to_bytes("reason phrase", reason)
         if not is_field_value(raw):
             raise Error(ErrorType.INVALID_HTTP_HEADER, explain("reason phrase", reason))
-        self._reason = None if raw == REASON_PHRASES.get(self.status) else raw
+        self._reason = None if raw == _reason_of(self.status) else raw
 
     def set_version(self, version: Version) -> None:
         """Change the version of HTTP.
@@ -170,8 +175,8 @@ class ResponseHeader(HeaderMap):
         """
         new = object.__new__(type(self))
         new.raw_items = self.raw_items.copy()
-        index = self._index
-        new._index = None if index is None else index.copy()
+        index = self.raw_index
+        new.raw_index = None if index is None else index.copy()
         new.status = self.status
         new._reason = self._reason
         new.version = self.version
@@ -185,7 +190,7 @@ class ResponseHeader(HeaderMap):
         """
         reason, items = self._reason, self.raw_items
         if reason is None:
-            reason = REASON_PHRASES.get(self.status, b"")
+            reason = _reason_of(self.status, b"")
         if items and self.version > 10:
             # As in RequestHeader.
             fields = b"\r\n".join(map(b": ".join, items))

@@ -46,6 +46,7 @@ _MAX_TURNS = 16
 _FRESH = HitStatus.FRESH
 _STALE = CachePhase.STALE
 _VERDICT_FRESH = HitVerdict.FRESH
+_key_for = CacheKey.for_request
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
@@ -108,8 +109,9 @@ class CacheLookup(Generic[CTX]):
             if not await self._set_key(session, cache, ctx):
                 return False
         else:
-            request = session.downstream_session.request
-            cache.set_cache_key(CacheKey.for_request(request, scheme=session.scheme))
+            down = session.downstream_session
+            scheme = "http" if down.digest.ssl_digest is None else "https"  # as `session.scheme`
+            cache.set_cache_key(_key_for(down.request, scheme=scheme))
         if session.subrequest_ctx is not None:
             _tag(cache, session.subrequest_ctx)
         if not cache.cacheable_prediction:
@@ -154,7 +156,7 @@ class CacheLookup(Generic[CTX]):
             session.phase = "cache lookup"
             found = await cache.cache_lookup()
             if found is not None:
-                if self._takes_any and _is_alone(cache, found[0]):
+                if self._takes_any and cache.is_alone(found[0]):
                     chosen: _Chosen | None = (*found, self._status(session, cache, found[0]))
                 else:
                     chosen = await self._choose(session, cache, ctx, found)
@@ -162,7 +164,7 @@ class CacheLookup(Generic[CTX]):
                     chosen is not None
                     and self._is_usable(session, cache, ctx, chosen)
                     and (
-                        self._stored.serves_now(session, cache)
+                        self._stored.serves_now(session, cache, chosen[0], chosen[1])
                         or await self._stored.serves(session, cache, ctx)
                     )
                 ):
@@ -219,7 +221,8 @@ class CacheLookup(Generic[CTX]):
         return None
 
     def _status(self, session: Session, cache: HttpCache, meta: CacheMeta) -> HitStatus:
-        verdict = cache.policy.hit_verdict(session.req_header, meta, cache.now())
+        request = session.downstream_session.request
+        verdict = cache.policy.hit_verdict(request, meta, cache.now())
         if verdict is _VERDICT_FRESH:
             return _FRESH
         return HitStatus.EXPIRED if verdict is HitVerdict.STALE else HitStatus.FORCE_EXPIRED
@@ -335,12 +338,3 @@ def _tag(cache: HttpCache, subrequest: SubrequestCtx) -> None:
     permit = subrequest.take_cache_write_lock()
     if permit is not None:
         cache.set_write_lock(permit)
-
-
-def _is_alone(cache: HttpCache, meta: CacheMeta) -> bool:
-    # Whether an object was found that has no variants.
-    return (
-        meta.variance is None
-        and cache.cache_key.variance is None
-        and b"vary" not in meta.header.first_values()
-    )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CachedResponse",
     "UnreadableBodyError",
+    "head_before",
     "is_whole",
     "prepared_head",
     "send_prepared",
@@ -250,7 +251,7 @@ def is_whole(session: Session) -> bool:
     return (
         request.raw_method == b"GET"
         and session.active_modules is None
-        and _ASKING_LESS.isdisjoint(request.first_values())
+        and _ASKING_LESS.isdisjoint(request.raw_index or request.first_values())
     )
 
 
@@ -296,8 +297,19 @@ def prepared_head(meta: CacheMeta, source: BodySource) -> PreparedHead | None:
         The head; None if the response has no body, or is still arriving.
     """
     size = source.body_size
-    if size is None or source.is_partial:
-        return None
+    return None if size is None or source.is_partial else head_before(meta, size)
+
+
+def head_before(meta: CacheMeta, size: int) -> PreparedHead | None:
+    """Find the head of a stored response as it was written before, or write it.
+
+    Args:
+        meta: What is known of the response; the head is kept with it.
+        size: Bytes of its body.
+
+    Returns:
+        The head; None if the response has no body.
+    """
     header = meta.header
     known = meta.extensions.get(_PREPARED)
     # A copy of the meta that a 304 has freshened has the extensions of the old one.

@@ -21,7 +21,8 @@ class Overrides:
         app: The user's object.
 
     Attributes:
-        acts_before_upstream: Whether any callback runs before an upstream is chosen.
+        acts_before_cache: Whether any callback runs before an upstream is chosen, besides
+            ``request_cache_filter``.
         filters_body: Whether any callback sees pieces of the response body.
         filters_response: Whether any callback sees anything of a response.
     """
@@ -57,7 +58,7 @@ class Overrides:
         "upstream_response_trailer_filter",
     )
 
-    __slots__ = (*_NAMES, "acts_before_upstream", "filters_body", "filters_response")
+    __slots__ = (*_NAMES, "acts_before_cache", "filters_body", "filters_response")
 
     cache_hit_filter: bool
     cache_not_modified_filter: bool
@@ -73,7 +74,7 @@ class Overrides:
     filters_body: bool
     filters_response: bool
     hedge_request: bool
-    acts_before_upstream: bool
+    acts_before_cache: bool
     adjust_upstream_modules: bool
     allow_spawning_subrequest: bool
     logging: bool
@@ -96,12 +97,11 @@ class Overrides:
             mine = getattr(app, name)
             default = getattr(ProxyHttp, name)
             setattr(self, name, getattr(mine, "__func__", mine) is not default)
-        self.acts_before_upstream = (
+        self.acts_before_cache = (
             self.on_connection_reuse
             or self.allow_spawning_subrequest
             or self.early_request_filter
             or self.request_filter
-            or self.request_cache_filter
             or self.proxy_upstream_filter
         )
         self.filters_body = self.response_body_filter or self.upstream_response_body_filter

@@ -60,6 +60,7 @@ class RequestHalf(Generic[CTX]):
         self.watcher: Callable[[], None] | None = None
         self._filters: ResponseFilters[CTX] | None = None
         self._sees_body = False
+        self._is_sent = False
         self._is_watching = False
         # Whether something besides the task of the connection serves this attempt.
         self._has_helpers = False
@@ -101,7 +102,7 @@ class RequestHalf(Generic[CTX]):
         if self._modules is not None:
             self._modules.request_body_start()
         has_body = not down.is_body_empty
-        values = request.first_values()
+        values = request.raw_index or request.first_values()
         if has_body or b"transfer-encoding" in values or b"host" not in values:
             complete_framing(request, self._peer, has_body=has_body)
         if self.show_request is not None:

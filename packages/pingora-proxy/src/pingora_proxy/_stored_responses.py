@@ -12,6 +12,7 @@ from pingora_error import Error
 from pingora_proxy._cached_response import (
     CachedResponse,
     UnreadableBodyError,
+    head_before,
     is_whole,
     prepared_head,
     send_prepared,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from pingora_cache.cache import HttpCache
+    from pingora_cache.meta import CacheMeta
     from pingora_http import ResponseHeader
     from pingora_proxy._overrides import Overrides
     from pingora_proxy.hooks import ProxyHttp
@@ -51,7 +53,9 @@ class StoredResponses(Generic[CTX]):
             or overrides.range_header_filter
         )
 
-    def serves_now(self, session: Session, cache: HttpCache) -> bool:
+    def serves_now(
+        self, session: Session, cache: HttpCache, meta: CacheMeta, handler: HitHandler
+    ) -> bool:
         """Serve the object that was found, if nobody sees it and its body lies ready: HOT.
 
         What a small hit comes to; `serves` makes four coroutines for it: 4 % of the instructions (2026-11).
@@ -59,6 +63,8 @@ class StoredResponses(Generic[CTX]):
         Args:
             session: The request; nothing was sent to its client.
             cache: Its cache, with an object in use.
+            meta: What is known of the object.
+            handler: Its reader.
 
         Returns:
             Whether it was served; if not, nothing was done.
@@ -69,15 +75,11 @@ class StoredResponses(Generic[CTX]):
         down = session.downstream_session
         if not self._sends_as_is or down.needs_drain or not is_whole(session):
             return False
-        meta = cache.cache_meta
-        handler = cache.hit_handler
         body = handler.whole_body()
-        head = None if body is None else prepared_head(meta, handler)
+        head = None if body is None else head_before(meta, len(body))
         if head is None or body is None:
             return False
-        down.send_prepared_head(head, int(meta.age(cache.now())))
-        if body:
-            down.send_response_body(body, end=True)
+        down.send_prepared_head(head, int(meta.age(cache.now())), body)
         cache.stats.bytes_served += len(body)
         return True
 

@@ -85,7 +85,7 @@ def make_upstream_request(
     target = header.raw_target
     if target[:1] != b"/" and target != b"*" and request.raw_method != b"CONNECT":
         header.raw_target = header.raw_path  # RFC 9112 section 3.2.1
-    if not _REQUEST_HOP.isdisjoint(header.first_values()):
+    if not _REQUEST_HOP.isdisjoint(header.raw_index or header.first_values()):
         trailers = version is _HTTP_20 and _accepts_trailers(header)
         _remove_named(header)
         header.remove_headers(_UPGRADE_HOP if upgrade else _REQUEST_HOP)
@@ -104,10 +104,10 @@ def complete_framing(header: RequestHeader, peer: HttpPeer, *, has_body: bool) -
         peer: Where it goes.
         has_body: Whether a body follows.
     """
-    values = header.first_values()
+    values = header.raw_index or header.first_values()
     if b"host" not in values:
         header.insert_header(b"Host", peer.sni or str(peer.address))
-        values = header.first_values()
+        values = header.raw_index or header.first_values()
     if b"transfer-encoding" in values:
         if b"content-length" in values:
             header.remove_headers((b"content-length",))
@@ -124,7 +124,7 @@ def clean_response(response: ResponseHeader) -> bool:
     Returns:
         Whether the head tells the length of the body.
     """
-    values = response.first_values()
+    values = response.raw_index or response.first_values()
     if not _RESPONSE_HOP.isdisjoint(values):
         named = values.get(b"connection")
         if named is not None and (

@@ -116,7 +116,11 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         self._persist = app.persist_connection_context if persists else None
         self._stored = StoredResponses(app, self._overrides)
         self._cache = CacheLookup(app, self._overrides, self._stored, self._subrequests)
-        self._is_plain = not self._overrides.acts_before_upstream
+        # What is awaited before the upstream is chosen, if neither modules nor CONNECT are in play:
+        # nothing, the cache's part alone, or all of it. Each coroutine costs 0.1 us (2026-11).
+        self._usually_before = self._before_upstream if self._overrides.acts_before_cache else None
+        if self._usually_before is None and self._overrides.request_cache_filter:
+            self._usually_before = self._cache.answers
         self._is_prepared = self._overrides.response_filter or self.observers is not None
 
     async def startup(self) -> None:
@@ -165,8 +169,8 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if shedder is not None and error is None and not isinstance(session, SubrequestSession):
             permit = shedder.admit(session.request)
             if permit is None:
-                new_session = partial(self._new_session, session, self._parts, shutdown)
-                return await refuse(shedder, session, self.observers, new_session)
+                refused = partial(self._new_session, session, self._parts, shutdown)
+                return await refuse(shedder, session, self.observers, refused)
         try:
             own = self._new_session(session, self._parts, shutdown, permit)
             own.subrequest_ctx = subrequest
@@ -184,12 +188,12 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
                     self._filter_pages(own, ctx)
             if error is None:
                 try:
-                    # Where nothing happens before the upstream is chosen, no coroutine is made for it.
-                    if (
-                        self._is_plain
-                        and own.active_modules is None
-                        and session.request.raw_method != b"CONNECT"
-                    ) or not await self._before_upstream(own, ctx):
+                    before = (
+                        self._usually_before
+                        if own.active_modules is None and session.request.raw_method != b"CONNECT"
+                        else self._before_upstream
+                    )
+                    if before is None or not await before(own, ctx):
                         await self._proxy_with_retries(own, ctx)
                 except Error as failure:
                     error = failure

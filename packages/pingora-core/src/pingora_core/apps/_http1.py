@@ -180,9 +180,10 @@ class Http1Connection:
         shutdown = self._shutdown
         clock = self._clock
         remaining = options.keepalive_request_limit
+        digest = stream.digest
         previous: HttpSession | None = None
         while True:
-            session = self._session = HttpSession(stream, http1)
+            session = self._session = HttpSession(stream, http1, digest)
             session.shutdown_watch = shutdown
             if previous is not None:
                 session.idle_timeout = previous.idle_timeout

@@ -53,27 +53,37 @@ _PREFER_H1_TIME: Final = 600.0
 class _Watcher:
     """Watches one idle connection."""
 
-    __slots__ = ("_connector", "address", "deadline", "meta", "on_data", "on_disconnect", "stream")
+    __slots__ = (
+        "_connector",
+        "address",
+        "deadline",
+        "leads_to",
+        "meta",
+        "on_data",
+        "on_disconnect",
+        "stream",
+    )
 
     def __init__(self, connector: TransportConnector) -> None:
         self._connector = connector
         self.stream: Stream | None = None
-        # Of the last peer that a stream of this number was found to lead to.
+        # Of the last peer that a stream of this number was found to lead to, and that one's key.
         self.address: PeerAddress | None = None
+        self.leads_to: ReuseKey | None = None
         self.meta: ConnectionMeta[ReuseKey] | None = None
-        self.deadline: Deadline = Deadline(get_timers(), self._expired)
+        self.deadline: Deadline = Deadline(get_timers(), self._ended)
         # Bound once; binding a method for each release costs more than the call.
         self.on_data: Callable[[], None] = self._data
-        self.on_disconnect: Callable[[], None] = self._disconnected
+        self.on_disconnect: Callable[[], None] = self._ended
 
     def _data(self) -> None:
         self._connector.unexpected_data(self)
 
-    def _disconnected(self) -> None:
-        self._connector.discard(self)
-
-    def _expired(self) -> None:
-        self._connector.discard(self)
+    def _ended(self) -> None:
+        # While the connection is used, its deadline and callback stay and come to nothing: taking
+        # them away would cost two calls per request (2026-11).
+        if self.stream is not None:
+            self._connector.discard(self)
 
     def release(self) -> Stream:
         """Stop watching.
@@ -84,9 +94,7 @@ class _Watcher:
         stream = self.stream
         assert stream is not None
         self.stream = None
-        self.deadline.clear()
         stream.on_data = None
-        stream.set_on_disconnect(None)
         return stream
 
 
@@ -170,8 +178,12 @@ class TransportConnector:
             if stream.at_eof or stream.buffered:
                 # Only a stream of the user's own making ends without a call to the watcher.
                 stream.close()
-            elif watcher.address is (address := peer.address) or _leads_to(stream, peer):
+            elif watcher.leads_to is key:
                 # The same object as at the last time was checked at the last time.
+                self.reused_count += 1
+                return stream
+            elif watcher.address is (address := peer.address) or _leads_to(stream, peer):
+                watcher.leads_to = key
                 watcher.address = address
                 self.reused_count += 1
                 return stream
@@ -284,6 +296,8 @@ class TransportConnector:
         watcher.stream = stream
         if idle_timeout is not None:
             watcher.deadline.set(idle_timeout)
+        else:
+            watcher.deadline.clear()
         stream.on_data = watcher.on_data
         stream.set_on_disconnect(watcher.on_disconnect)
         if evicted is not None:

@@ -157,7 +157,8 @@ class Deadline:
         Args:
             seconds: From now; zero or less fires at the next tick, infinity never.
         """
-        self._expiry = expiry = self._clock() + seconds
+        clock = self._clock  # calling it where it lies takes twice as long (2026-11)
+        self._expiry = expiry = clock() + seconds
         if expiry < self._armed_from:
             if self._bucket is not None:
                 self._bucket.discard(self)

@@ -169,6 +169,9 @@ class PeerOptions:
         key: OptionsKey = ()
         if self.__dict__:
             key = self.__dict__[_CACHED_KEY] = _key_of(self.__dict__)
+        # What every exchange reads is in the object from now on: an attribute that only the class
+        # has takes six times as long to read (2026-11).
+        self.__dict__ = _READ_OFTEN | self.__dict__
         # Changing the class costs nothing per assignment before this point, unlike a check in
         # __setattr__, and assignments before it are what requests do.
         self.__class__ = _FrozenPeerOptions
@@ -212,6 +215,17 @@ _FIELDS: Final = {name: field.default for name, field in PeerOptions.__dataclass
 
 # Not keyed: what applies to one use of a connection (its timeouts, the leniency of its parser)
 # and what only observes. All else says how the connection was made or whom it trusts.
+_READ_OFTEN: Final = {
+    name: _FIELDS[name]
+    for name in (
+        "allow_h1_response_invalid_content_length",
+        "alpn",
+        "idle_timeout",
+        "read_timeout",
+        "write_timeout",
+    )
+}
+
 _KEYED: Final = _FIELDS.keys() - {
     "connection_timeout",
     "total_connection_timeout",

@@ -151,8 +151,9 @@ class Connector:
         # The common kind first, and by its type: asking an abstract class for its instances costs
         # 0.1 us (2026-11).
         if type(session) is Http1Session and session.can_reuse:
+            # Not of the peer: a property on a hot path (2026-11).
             self.transport.release_stream(
-                session.stream, peer.reuse_key(), peer.options.idle_timeout
+                session.stream, peer.reuse_key(), session.peer_options.idle_timeout
             )
         elif isinstance(session, Http2Session):
             self.http2.pool.set_idle_timeout(session.stream.carrier, peer.options.idle_timeout)
@@ -168,6 +169,7 @@ class Connector:
         session = Http1Session(stream, self._parser, self._limits, framing)
         session.read_timeout = options.read_timeout
         session.write_timeout = options.write_timeout
+        session.peer_options = options
         return session
 
     def _http2_session(self, stream: ClientStream, peer: HttpPeer) -> Http2Session:

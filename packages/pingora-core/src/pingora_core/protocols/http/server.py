@@ -242,19 +242,20 @@ class ServerSession(ErrorAnswering):
             Error: ``WRITE_ERROR`` when the client is gone.
         """
 
-    def send_prepared_head(self, head: PreparedHead, age: int) -> None:
+    def send_prepared_head(self, head: PreparedHead, age: int, body: bytes = b"") -> None:
         """Send a final response head that was written before, and tell how old the response is.
-
-        The body follows, if it is not empty.
 
         Args:
             head: The head.
             age: Seconds.
+            body: All of the body; nothing where it follows, or is empty.
 
         Raises:
             Error: ``WRITE_ERROR`` when the client is gone.
         """
         self.send_response_header(head.complete(age), end=not head.length)
+        if body:
+            self.send_response_body(body, end=True)
 
     @abstractmethod
     def send_response_body(self, data: bytes | None, *, end: bool = False) -> None:

@@ -97,6 +97,7 @@ class RequestSide(ClientRequest):
         last_request: Whether the connection closes after this exchange, whatever the client
             asks for.
         head_size: Bytes of the head.
+        digest: What is known of the connection below.
         goes_on: Asked before a response head is sent, whether the connection is to carry another
             request; None to leave that to the client. How a server that stops decides late.
     """
@@ -104,6 +105,7 @@ class RequestSide(ClientRequest):
     request: RequestHeader
     is_idle: bool = False
     # For the type's sake, as they take the place of properties; `__init__` sets them again.
+    digest: Digest = None  # type: ignore[assignment]
     is_body_empty: bool = True
     is_upgrade_request: bool = False
     is_refused: bool = False
@@ -112,9 +114,13 @@ class RequestSide(ClientRequest):
     _keepalive = False
     _trailers: HeaderMap | None = None
 
-    def __init__(self, stream: Stream, options: Http1Options) -> None:
+    def __init__(self, stream: Stream, options: Http1Options, digest: Digest | None = None) -> None:
         self.stream = stream
         self._options = options
+        # What has a default in the class that is an object of a class in Python is read, and set, at
+        # ten times the cost (2026-11): so `request` and `digest` have none.
+        self.request = PLACEHOLDER
+        self.digest = stream.digest if digest is None else digest
         self.idle_timeout: float | None = options.keepalive_timeout
         # What every exchange reads is set here and not in the class: reading what only the class
         # has takes three times as long as reading what the object has, a property six times
@@ -132,11 +138,6 @@ class RequestSide(ClientRequest):
         self._sent = 0
 
     # ------------------------------------------------------------------ about
-
-    @property
-    def digest(self) -> Digest:
-        """What is known of the connection below."""
-        return self.stream.digest
 
     @property
     def is_body_done(self) -> bool:
@@ -228,7 +229,7 @@ class RequestSide(ClientRequest):
         length = check_request_head(data, request, options.limits)
         if (
             request.version is _HTTP_11
-            and _DECIDES_PERSISTENCE.isdisjoint(request.first_values())
+            and _DECIDES_PERSISTENCE.isdisjoint(request.raw_index or request.first_values())
             and request.raw_method != b"CONNECT"
         ):
             self._keepalive = not self.last_request
@@ -353,4 +354,3 @@ class RequestSide(ClientRequest):
 
 #: Stands in ``request`` until a head was read; never shown to callbacks, never changed.
 PLACEHOLDER = placeholder_request()
-RequestSide.request = PLACEHOLDER

@@ -61,7 +61,7 @@ class SendSide(ClientSession):
             Error: ``WRITE_ERROR`` when the connection is gone, retryable when it was a reused
                 one; ``INVALID_HTTP_HEADER`` when the framing fields contradict each other.
         """
-        values = header.first_values()
+        values = header.raw_index or header.first_values()
         self._method = method = header.raw_method
         length = 0
         if b"content-length" in values or b"transfer-encoding" in values:

@@ -7,7 +7,7 @@ errors leave here with source Upstream, save the one given to ``fail``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pingora_core.protocols.http.task import BodyTask, HeaderTask, TrailerTask, UpgradedBodyTask
 from pingora_core.protocols.http.v1._send_side import SendSide
@@ -48,6 +48,20 @@ _LINGER = 1.0
 # than the comparison, and there are several for each piece.
 _HEAD, _BODY, _TRAILERS, _UPGRADED, _DONE = range(5)
 
+# The two tasks of which every response is made are made without their constructors, which cost as
+# much again (2026-11).
+_new = object.__new__
+
+
+class _PeerOptions(Protocol):
+    """What is looked at when the session is taken back.
+
+    Attributes:
+        idle_timeout: How long the connection is kept, seconds; None for as long as there is room.
+    """
+
+    idle_timeout: float | None
+
 
 class HttpSession(SendSide):
     """One HTTP/1 exchange on an upstream connection.
@@ -60,8 +74,10 @@ class HttpSession(SendSide):
 
     Attributes:
         stream: The connection.
+        peer_options: How its peer is treated; set by the connector that takes the session back.
     """
 
+    peer_options: _PeerOptions
     # A session is made for each exchange; most of them never use this.
     _scanned = 0
     _informational = 0
@@ -208,7 +224,8 @@ class HttpSession(SendSide):
         response = self._parser.parse_response(data)
         length = check_response_head(data, response, self._limits, options)
         status = response.status
-        if length != 0 and has_no_body(status, self._method):
+        usual = self._method == b"GET" and status == 200
+        if length != 0 and not usual and has_no_body(status, self._method):
             length = 0
         if status < 200 and status != 101:
             self._informational += 1
@@ -227,7 +244,10 @@ class HttpSession(SendSide):
             self._remaining = length
         else:
             self._reader = BodyReader(length)
-        return HeaderTask(response, False)  # noqa: FBT003 - hot
+        task = _new(HeaderTask)
+        task.header = response
+        task.end = False
+        return task
 
     def _switch(self, response: ResponseHeader) -> HttpTask:
         if not self._expect_upgrade:
@@ -268,7 +288,10 @@ class HttpSession(SendSide):
         stream = self.stream
         if stream.buffered or stream.at_eof:
             self._keepalive = False  # as in `_finish_response`, which is not called for speed
-        return BodyTask(data, True)  # noqa: FBT003 - hot
+        task = _new(BodyTask)
+        task.data = data
+        task.end = True
+        return task
 
     def _finish_response(self) -> None:
         self._state = _DONE

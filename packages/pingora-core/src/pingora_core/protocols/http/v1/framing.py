@@ -11,7 +11,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pingora_core.protocols.http.v1._field_section import check_fields
-from pingora_core.protocols.http.v1._known_lines import KnownFields
+from pingora_core.protocols.http.v1._known_lines import KnownFields, PlainFields, note_plain
+from pingora_core.protocols.http.v1._lengths import known_length, to_length
 from pingora_core.protocols.http.v1._target import (
     GOOD_HOSTS,
     check_host_once,
@@ -47,10 +48,6 @@ __all__ = [
 #: Lengths that are not a number of bytes.
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
-
-# 2**63 - 1 has 19 digits; nobody sends more, and 64-bit peers behind us must agree.
-_MAX_LENGTH: Final = (1 << 63) - 1
-_MAX_LENGTH_DIGITS: Final = 19
 
 _BAD: Final = ErrorType.INVALID_HTTP_HEADER
 # Bound here: looking a member up in its enum costs 60 ns (2026-11).
@@ -93,14 +90,17 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
     """
     items = request.raw_items
     target = request.raw_target
-    if type(items) is not KnownFields or not (
+    kind = type(items)
+    if (kind is not PlainFields and kind is not KnownFields) or not (
         len(raw) <= limits.max_field_size
         and len(items) <= limits.max_fields
         and len(target) <= limits.max_target_size
     ):
         check_fields(raw, request, limits)
         check_request_line(raw, request, limits)
-    values = request.first_values()
+    elif kind is PlainFields:
+        return 0  # one good Host, no body; and a usual first line, which has no fragment
+    values = request.raw_index or request.first_values()
     host = values.get(b"host")
     if host is not None:
         if host not in GOOD_HOSTS:
@@ -114,6 +114,8 @@ def check_request_head(raw: bytes, request: RequestHeader, limits: HeadLimits) -
     elif b"#" in target:
         raise Error(_BAD, "fragment in the request target")
     if b"content-length" not in values and b"transfer-encoding" not in values:
+        if type(items) is KnownFields and host is not None:
+            note_plain(raw, items, values)
         return 0
     length = request_body_length(request)
     if length != 0 and request.raw_method == b"CONNECT":
@@ -154,7 +156,7 @@ def check_response_head(
                 raise Error(_BAD, error.context) from None
             raise
         _check_status_line(raw, response)
-    values = response.first_values()
+    values = response.raw_index or response.first_values()
     status = response.status
     if status == 101 and not (values.get(b"upgrade") and b"upgrade" in connection_tokens(response)):
         # RFC 9110 sections 7.8 and 15.2.2: it must say to what, or nobody knows what follows.
@@ -174,7 +176,8 @@ def check_response_head(
         return UNTIL_CLOSE
     if len(values) != len(items):
         _refuse_repeated(response, b"content-length")
-    return _check_length(value)
+    length = known_length(value)
+    return _check_length(value) if length is None else length
 
 
 def _check_status_line(raw: bytes, response: ResponseHeader) -> None:
@@ -225,23 +228,6 @@ def content_length(head: HeaderMap) -> int | None:
     return None if value is None else to_length(value)
 
 
-def to_length(value: bytes) -> int | None:
-    """Read the value of a Content-Length.
-
-    Args:
-        value: The text.
-
-    Returns:
-        The length in bytes; None when it is not a plain decimal number below 2**63.
-
-    Source: RFC 9110 section 8.6.
-    """
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        return None
-    length = int(value)
-    return length if length <= _MAX_LENGTH else None
-
-
 def _transfer_codings(head: HeaderMap) -> list[bytes]:
     # The codings of all such fields in order, lower case, parameters included.
     joined = b",".join(head.get_all_raw(b"transfer-encoding"))
@@ -259,7 +245,7 @@ def connection_tokens(head: HeaderMap) -> AbstractSet[bytes]:
 
     Source: RFC 9110 section 7.6.1.
     """
-    values = head.first_values()
+    values = head.raw_index or head.first_values()
     value = values.get(b"connection")
     if value is None:
         return _NO_OPTIONS
@@ -286,7 +272,7 @@ def request_body_length(request: RequestHeader) -> int:
         Error: ``INVALID_HTTP_HEADER`` when the fields are malformed or contradict each other;
             ``HTTPStatus(501)`` for another coding before ``chunked``.
     """
-    keys = request.first_values()
+    keys = request.raw_index or request.first_values()
     if b"transfer-encoding" not in keys:
         return _check_content_length(request) if b"content-length" in keys else 0
     if b"content-length" in keys:
@@ -362,7 +348,7 @@ def wants_keepalive(head: RequestHeader | ResponseHeader) -> bool:
 
     Source: RFC 9112 section 9.3.
     """
-    values = head.first_values()
+    values = head.raw_index or head.first_values()
     value = values.get(b"connection")
     if value is None:
         return head.version is not _HTTP_10

@@ -12,18 +12,14 @@ import logging
 from time import time
 from typing import TYPE_CHECKING
 
+from pingora_core.protocols.http.v1._lengths import known_length, to_length
 from pingora_core.protocols.http.v1._request_side import (
     Http1Options,
     RequestSide,
     placeholder_request,
 )
 from pingora_core.protocols.http.v1.body_writer import BodyWriter
-from pingora_core.protocols.http.v1.framing import (
-    CHUNKED,
-    UNTIL_CLOSE,
-    connection_tokens,
-    to_length,
-)
+from pingora_core.protocols.http.v1.framing import CHUNKED, UNTIL_CLOSE, connection_tokens
 from pingora_core.protocols.l4.stream import DEFAULT_WRITE_BUFFER
 from pingora_error import PREMATURE_BODY_END, Error, ErrorType
 from pingora_http import Version
@@ -54,6 +50,7 @@ class HttpSession(RequestSide):
     Args:
         stream: The connection; owned by the application that made the session.
         options: What the sessions of a listener have in common.
+        digest: What is known of the connection, if that was looked up before.
     """
 
     _prepared: tuple[PreparedHead, int] | None = None
@@ -113,7 +110,7 @@ class HttpSession(RequestSide):
             self._upgraded = True
             self._write(header.to_wire())
             return
-        values = header.first_values()
+        values = header.raw_index or header.first_values()
         extra = self._decide_framing(header, values, end)
         # Only now: a head that cannot be sent leaves room for an error page.
         self._response = header
@@ -128,33 +125,44 @@ class HttpSession(RequestSide):
         extra += _KEEP_ALIVE if self._keepalive else _CLOSE
         if b"date" not in values:
             extra = b"Date: %b\r\n%b" % (format_http_date(time()), extra)
-        self._write(header.to_wire()[:-2] + extra)
+        # As `_write` does; so does `send_response_body`. Two calls less per response (2026-11).
+        wire = header.to_wire()[:-2] + extra
+        try:
+            self.stream.write(wire)
+        except Error as error:
+            raise error.as_down() from error.cause
+        self._last_size = len(wire)
 
-    def send_prepared_head(self, head: PreparedHead, age: int) -> None:
+    def send_prepared_head(self, head: PreparedHead, age: int, body: bytes = b"") -> None:
         """Send a final response head that was written before.
 
         Args:
             head: The head.
             age: How old the response is, seconds.
+            body: All of the body; nothing where it follows.
 
         Raises:
             Error: ``WRITE_ERROR`` when the client is gone.
         """
+        length = head.length
         if (
             self._response is not None
             or self._body is not None
             or self.request.raw_method != b"GET"
+            or (body and len(body) != length)
         ):
-            super().send_prepared_head(head, age)
+            super().send_prepared_head(head, age, body)
             return
         self._response = head.header
         self._prepared = (head, age)  # what was sent is put together for who asks for it
-        self._promised = head.length
-        self._response_done = head.length == 0
+        self._promised = length
         if self.goes_on is not None and self._keepalive:
             self._keepalive = self.goes_on()
         end = _KEEP_ALIVE if self._keepalive else _CLOSE
-        self._write(b"%bAge: %d\r\n%b" % (head.wire, age, end))
+        # In one write: that of the body for itself costs 3 % of the instructions of a hit (2026-11).
+        self._write(b"%bAge: %d\r\n%b%b" % (head.wire, age, end, body))
+        self._sent = size = len(body)
+        self._response_done = size == length
 
     def _send_informational(self, header: ResponseHeader) -> None:
         status = header.status
@@ -194,7 +202,11 @@ class HttpSession(RequestSide):
             if length is not None:
                 if len(values) != len(header.raw_items):
                     _refuse_repeated_length(header)
-                self._promise_length(length, end)
+                promised = known_length(length)
+                if promised and not end:
+                    self._promised = promised
+                else:
+                    self._promise_length(length, end)
                 return b""
         if end:
             self._response_done = True
@@ -242,7 +254,11 @@ class HttpSession(RequestSide):
                     data = self._keep_promise(data)
                 out = data
             self._sent += len(data)
-            self._write(out)
+            try:
+                self.stream.write(out)
+            except Error as error:
+                raise error.as_down() from error.cause
+            self._last_size = len(out)
         if end:
             if self._sent == self._promised and self._writer is None:
                 self._response_done = True  # nothing to send and nothing to complain of
