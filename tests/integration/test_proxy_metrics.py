@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 from pingora_cache.stats import CacheStats, StorageStats
 from pingora_core.apps import LoadShedder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pingora_core.modules import HttpModules
+    from pingora_core.protocols.http.client import ClientSession
     from pingora_error import Error
     from pingora_proxy import Session
     from tests.support.proxy import RigContext
@@ -288,7 +290,10 @@ def test_parts_of_an_attempt_are_measured() -> None:
         attempt = AttemptRecord(peer, 10.0)
         attempt.connected, attempt.head, attempt.ended = 10.5, 11.5, 13.0
         attempt.status, attempt.reused = 200, reused
-        attempt.digest = Digest(timing_digest=[TimingDigest(100.0), TimingDigest(100.25)])
+        timing = [TimingDigest(100.0), TimingDigest(100.25)]
+        attempt.upstream = cast(
+            "ClientSession", SimpleNamespace(digest=Digest(timing_digest=timing))
+        )
         metrics._count_attempt(attempt, b"GET")
     metrics._count_attempt(AttemptRecord(peer, 10.0), b"GET")  # it has not ended
 

@@ -125,7 +125,7 @@ class Try(Generic[CTX]):
         if record is not None:
             record.connected = time.monotonic()
             record.reused = self._is_reused
-            record.digest = upstream.digest
+            record.upstream = upstream
         try:
             if shared.overrides.connected_to_upstream:
                 session.phase = "connected_to_upstream"

@@ -287,21 +287,20 @@ class ProxyMetrics(ProxyObserver):
         if attempt.error is None:
             # By identity: to hash an address takes as long as everything else here.
             upstream = self._upstreams.get((id(address), status, method))
-            if upstream is None or upstream.address is not address:
+            if upstream is None or upstream[0] is not address:
                 upstream = self._begin_upstream(address, status, method)
         else:
             upstream = self._upstream_of(address, status, method, attempt.error)
+        _, histogram, wait = upstream
         taken = attempt.ended - attempt.started
-        histogram = upstream.duration
         histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
         histogram.sum += taken
         if connected is None:
             return
         if attempt.head is not None:
             taken = attempt.head - connected
-            histogram = upstream.wait
-            histogram.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
-            histogram.sum += taken
+            wait.counts[bisect_left(DURATION_BOUNDS, taken)] += 1
+            wait.sum += taken
         if not attempt.reused:
             self._count_connection(attempt, connected - attempt.started)
 

@@ -322,7 +322,7 @@ class HttpProxy(HttpServerApp, Generic[CTX]):
         if record is not None:
             record.connected = record.started if reused else time.monotonic()
             record.reused = reused
-            record.digest = upstream.digest
+            record.upstream = upstream
         try:
             if self._overrides.connected_to_upstream:
                 session.phase = "connected_to_upstream"

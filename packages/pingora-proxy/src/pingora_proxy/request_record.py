@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pingora_core.protocols.digest import Digest
+    from pingora_core.protocols.http.client import ClientSession
     from pingora_core.protocols.http.server import ServerSession
     from pingora_core.upstreams.peer import HttpPeer
     from pingora_error import Error
@@ -28,7 +29,7 @@ class AttemptRecord:
         connected: When there was a connection, which is at once where one is reused; None if it
             never came to that.
         reused: Whether the connection came from the pool; None without one.
-        digest: What is known of the connection; None without one.
+        upstream: The upstream's side of the exchange; None without a connection.
         head: When the final head of the response had arrived; None if it has not.
         status: The status of that head; None without one.
         ended: When the attempt was over; None while it is not.
@@ -37,7 +38,6 @@ class AttemptRecord:
 
     __slots__ = (
         "connected",
-        "digest",
         "ended",
         "error",
         "head",
@@ -45,6 +45,7 @@ class AttemptRecord:
         "reused",
         "started",
         "status",
+        "upstream",
     )
 
     def __init__(self, peer: HttpPeer, started: float) -> None:
@@ -52,11 +53,16 @@ class AttemptRecord:
         self.started: float = started
         self.connected: float | None = None
         self.reused: bool | None = None
-        self.digest: Digest | None = None
+        self.upstream: ClientSession | None = None
         self.head: float | None = None
         self.status: int | None = None
         self.ended: float | None = None
         self.error: Error | None = None
+
+    @property
+    def digest(self) -> Digest | None:
+        """What is known of the connection; None without one."""
+        return None if self.upstream is None else self.upstream.digest
 
 
 class RequestRecord:

@@ -13,9 +13,13 @@ __all__ = ["ClientRequest"]
 
 
 class ClientRequest(ServerSession):
-    """A session whose request has come over a connection; see :class:`ServerSession`."""
+    """A session whose request has come over a connection; see :class:`ServerSession`.
 
-    _body_read = 0
+    Attributes:
+        body_bytes_read: Payload bytes of the request read so far.
+    """
+
+    body_bytes_read: int = 0
     _retry_limit = -1
     _retry: bytearray | None = None
     _retry_truncated = False
@@ -31,11 +35,6 @@ class ClientRequest(ServerSession):
         """Local address on which the request came in."""
         socket_digest = self.digest.socket_digest
         return None if socket_digest is None else socket_digest.local_addr
-
-    @property
-    def body_bytes_read(self) -> int:
-        """Payload bytes of the request read so far."""
-        return self._body_read
 
     # ----------------------------------------------------------- retry buffer
 
@@ -69,5 +68,5 @@ class ClientRequest(ServerSession):
     def retry_buffer_truncated(self) -> bool:
         """Whether the body was longer than the retry buffer."""
         if self._retry is None:
-            return self._body_read > 0
+            return self.body_bytes_read > 0
         return self._retry_truncated

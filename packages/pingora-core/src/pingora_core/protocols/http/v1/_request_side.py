@@ -97,6 +97,7 @@ class RequestSide(ClientRequest):
         last_request: Whether the connection closes after this exchange, whatever the client
             asks for.
         head_size: Bytes of the head.
+        body_bytes_sent: Payload bytes of the response sent so far.
         digest: What is known of the connection below.
         goes_on: Asked before a response head is sent, whether the connection is to carry another
             request; None to leave that to the client. How a server that stops decides late.
@@ -106,6 +107,7 @@ class RequestSide(ClientRequest):
     is_idle: bool = False
     # For the type's sake, as they take the place of properties; `__init__` sets them again.
     digest: Digest = None  # type: ignore[assignment]
+    body_bytes_sent: int = 0
     is_body_empty: bool = True
     is_upgrade_request: bool = False
     is_refused: bool = False
@@ -135,7 +137,7 @@ class RequestSide(ClientRequest):
         self._upgraded = False
         self._writer: BodyWriter | None = None
         self._promised = -1
-        self._sent = 0
+        self.body_bytes_sent = self.body_bytes_read = 0
 
     # ------------------------------------------------------------------ about
 
@@ -279,9 +281,9 @@ class RequestSide(ClientRequest):
             self._body = None
         if not piece:
             return None
-        self._body_read += len(piece)
+        self.body_bytes_read += len(piece)
         limit = self._options.max_body_size
-        if limit is not None and self._body_read > limit:
+        if limit is not None and self.body_bytes_read > limit:
             raise Error(HTTPStatus(413), "the request body is too large", source=_DOWNSTREAM)
         if self._retry is not None:
             self._keep_for_retry(piece)
@@ -338,7 +340,7 @@ class RequestSide(ClientRequest):
             data = await self.stream.read(None)
         except Error as error:
             raise error.as_down() from error.cause
-        self._body_read += len(data)
+        self.body_bytes_read += len(data)
         return data
 
     # ------------------------------------------------------------- disconnect

@@ -129,7 +129,7 @@ class RequestSide(ClientRequest):
         if piece is None:
             return None
         self._continue_pending = False
-        self._body_read += len(piece)
+        self.body_bytes_read += len(piece)
         if self._retry is not None:
             self._keep_for_retry(piece)
         return piece
@@ -195,7 +195,7 @@ class RequestSide(ClientRequest):
         while True:
             data = stream.take_body()
             if data is not None:
-                self._body_read += len(data)
+                self.body_bytes_read += len(data)
                 return data
             if stream.is_receive_closed and stream.error is None:
                 return b""
