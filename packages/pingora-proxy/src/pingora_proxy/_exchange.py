@@ -121,7 +121,7 @@ class Exchange(RequestHalf[CTX]):
                     end = await self._relay(task)
                 if end:
                     break
-                if down.needs_drain:
+                if type(task) is not HeaderTask and down.needs_drain:  # a head fills no buffer
                     await down.drain()
             if self._has_helpers and self._tunnel is not None and self._tunnel.is_ending:
                 await self._end_tunnel(self._tunnel)

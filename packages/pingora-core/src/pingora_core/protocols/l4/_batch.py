@@ -36,13 +36,18 @@ class WriteBatch:
 
     Args:
         loop: The event loop.
+
+    Attributes:
+        loop: As given.
+        waiting: The streams that are flushed at the end of this turn. Where there are any, a stream
+            may add itself.
     """
 
-    __slots__ = ("__weakref__", "_streams", "loop")
+    __slots__ = ("__weakref__", "loop", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._streams: list[Flushable] = []
+        self.waiting: list[Flushable] = []
 
     def add(self, stream: Flushable) -> None:
         """Have a stream flushed at the end of the turn.
@@ -50,14 +55,12 @@ class WriteBatch:
         Args:
             stream: Once per turn; flushing one that holds nothing any more does nothing.
         """
-        streams = self._streams
-        if not streams:
+        if not self.waiting:
             self.loop.call_soon(self._flush)
-        streams.append(stream)
+        self.waiting.append(stream)
 
     def _flush(self) -> None:
-        streams = self._streams
-        self._streams = []
+        streams, self.waiting = self.waiting, []
         for stream in streams:
             try:
                 stream.flush_writes()

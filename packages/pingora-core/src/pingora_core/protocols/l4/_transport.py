@@ -152,7 +152,11 @@ class TransportStream(Stream):
             self._transport.write(data)
             return
         if not self._outgoing:
-            self._batch.add(self)
+            waiting = self._batch.waiting
+            if waiting:
+                waiting.append(self)  # as `add` does; a call less per write (2026-11)
+            else:
+                self._batch.add(self)
         self._outgoing.append(data)
         self._outgoing_size = size
 

@@ -102,6 +102,7 @@ class HttpSession(SendSide):
         self._reader: BodyReader | None = None
         self._keepalive = False
         self._received = 0
+        self._early = b""
         self._parser = parser
         self._limits = limits
         self._options = options
@@ -161,9 +162,13 @@ class HttpSession(SendSide):
         state = self._state
         if state <= _BODY:
             stream = self.stream
-            if not stream.buffered:
+            data = self._early
+            if data:
+                self._early = b""
+            elif stream.buffered:
+                data = stream.take()
+            else:
                 return None
-            data = stream.take()
             try:
                 if state == _HEAD:
                     return self._next_head(data)
@@ -215,8 +220,9 @@ class HttpSession(SendSide):
             self._scanned = max(0, len(data) - 3)
             return None
         self._scanned = 0
+        rest = b""
         if end != len(data):
-            stream.unread(data[end:])
+            rest = data[end:]
             data = data[:end]
         options = self._options
         if options is not STRICT:
@@ -231,15 +237,20 @@ class HttpSession(SendSide):
             self._informational += 1
             if self._informational > _MAX_INFORMATIONAL:
                 raise Error(ErrorType.H1_ERROR, "too many informational responses")
+            self._early = rest
             return HeaderTask(response, end=False)
         self._response = response
         if status == 101 or (self._method == b"CONNECT" and status < 300):
+            stream.unread(rest)
             return self._switch(response)
         self._keepalive = length != UNTIL_CLOSE and wants_keepalive(response)
         if length == 0:
+            stream.unread(rest)
             self._finish_response()
             return HeaderTask(response, end=True)
         self._state = _BODY
+        # Taken by the next call, and not given back to the stream in between (2026-11).
+        self._early = rest
         if length > 0:
             self._remaining = length
         else:
