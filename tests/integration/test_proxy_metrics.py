@@ -290,7 +290,7 @@ def test_parts_of_an_attempt_are_measured() -> None:
         attempt = AttemptRecord(peer, 10.0)
         attempt.connected, attempt.head, attempt.ended = 10.5, 11.5, 13.0
         attempt.status, attempt.reused = 200, reused
-        timing = [TimingDigest(100.0), TimingDigest(100.25)]
+        timing: list[TimingDigest | None] = [TimingDigest(100.0), TimingDigest(100.25)]
         attempt.upstream = cast(
             "ClientSession", SimpleNamespace(digest=Digest(timing_digest=timing))
         )
