@@ -97,6 +97,7 @@ class RequestSide(ClientRequest):
         last_request: Whether the connection closes after this exchange, whatever the client
             asks for.
         head_size: Bytes of the head.
+        body_bytes_read: Payload bytes of the request read so far.
         body_bytes_sent: Payload bytes of the response sent so far.
         digest: What is known of the connection below.
         goes_on: Asked before a response head is sent, whether the connection is to carry another
@@ -107,6 +108,7 @@ class RequestSide(ClientRequest):
     is_idle: bool = False
     # For the type's sake, as they take the place of properties; `__init__` sets them again.
     digest: Digest = None  # type: ignore[assignment]
+    body_bytes_read: int = 0
     body_bytes_sent: int = 0
     is_body_empty: bool = True
     is_upgrade_request: bool = False

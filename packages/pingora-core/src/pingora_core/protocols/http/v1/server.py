@@ -53,6 +53,7 @@ class HttpSession(RequestSide):
         digest: What is known of the connection, if that was looked up before.
     """
 
+    body_bytes_sent: int  # said again in each class that counts: type checkers see a property above
     _prepared: tuple[PreparedHead, int] | None = None
     _until_close = False
     _last_size = 0

@@ -35,8 +35,10 @@ class RequestSide(ClientRequest):
 
     Attributes:
         stream: The stream.
+        body_bytes_read: Payload bytes of the request read so far.
     """
 
+    body_bytes_read: int = 0
     _trailers: HeaderMap | None = None
     _continue_pending = False
 
