@@ -122,7 +122,7 @@ class RequestSide(ClientRequest):
         self.stream = stream
         self._options = options
         # What has a default in the class that is an object of a class in Python is read, and set, at
-        # ten times the cost (2026-11): so `request` and `digest` have none.
+        # ten times the cost (2026-11): so `request` has none, and that of `digest` is None.
         self.request = PLACEHOLDER
         self.digest = stream.digest if digest is None else digest
         self.idle_timeout: float | None = options.keepalive_timeout
