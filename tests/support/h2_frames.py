@@ -6,6 +6,7 @@ For tests of a server: it sends what it is told to, legal or not, and shows what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -14,7 +15,7 @@ from hpack import Decoder, Encoder
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["FrameClient", "Reply", "WireFrame", "frame"]
 
@@ -120,6 +121,7 @@ class FrameClient:
         self._encoder = Encoder()
         self._decoder = Decoder()
         self._next = 1
+        self._held: bytearray | None = None
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
@@ -150,7 +152,20 @@ class FrameClient:
         Args:
             data: The bytes.
         """
-        self._writer.write(data)
+        if self._held is None:
+            self._writer.write(data)
+        else:
+            self._held += data
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Hold back what is sent, and send it in one write at the end."""
+        self._held = bytearray()
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            self._writer.write(held)
 
     def head(
         self,
