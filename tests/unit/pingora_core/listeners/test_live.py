@@ -406,6 +406,20 @@ async def test_a_queue_is_not_emptied_for_nothing() -> None:
             sock.close()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_nobody_is_forgotten_in_whatever_turn_accepting_ends(turns: int) -> None:
+    """Who was accepted in the turn before is served like those in the queue."""
+    async with running(Listeners.tcp(KEPT)) as serving:
+        clients = connect_many(serving.addresses[0], 20)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        serving.close()
+
+        assert await answers_of(clients) == [b"%d" % number for number in range(20)]
+        assert await serving.drain(timeout=30)
+
+
 async def test_cancelling_breaks_the_queue_off_too() -> None:
     """Whoever does not want to wait does not wait for these either."""
     async with running(Listeners.tcp(KEPT)) as serving:
@@ -533,7 +547,10 @@ class Patient:
         return stream
 
 
-async def test_a_silent_client_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_begun", [True, False])
+async def test_a_silent_client_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, *, is_begun: bool
+) -> None:
     """A handshake that makes no progress is broken off a while after the listener has closed."""
     monkeypatch.setattr(serving_module, "_LAST_HANDSHAKES", 0.02)
     listeners = Listeners()
@@ -542,7 +559,8 @@ async def test_a_silent_client_does_not_hold_up_the_end(monkeypatch: pytest.Monk
     (address,) = serving.addresses
     assert isinstance(address, InetAddress)
     reader, writer = await asyncio.open_connection(address.host, address.port)
-    await eventually(lambda: serving.connections == 1, "the connection")
+    if is_begun:
+        await eventually(lambda: serving.preparing == 1, "the handshake")
 
     serving.close()
 

@@ -1,4 +1,10 @@
-"""One endpoint that accepts: the event loop's server, which can be stopped and started."""
+"""One endpoint that accepts: the event loop's server, which can be stopped and started.
+
+asyncio's own loop accepts in one turn and makes the transport in the next one; a connection whose server
+was closed in between is neither served nor closed (``Server._attach`` fails, and nobody is told). So there
+the listening socket is taken from the loop at once, and the server is closed when it has served what it has
+accepted.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +98,13 @@ class Accepting:
     def pause(self) -> None:
         """Stop accepting; clients wait in the kernel's queue."""
         server, self._server = self._server, None
-        if server is not None:
+        if server is None:
+            return
+        if isinstance(self._loop, asyncio.SelectorEventLoop) and isinstance(server, asyncio.Server):
+            for sock in server.sockets:
+                self._loop.remove_reader(sock.fileno())
+            self._loop.call_soon(server.close)
+        else:
             server.close()
 
     async def resume(self) -> None:

@@ -56,13 +56,21 @@ class Holding:
         if limits is self._limits:
             return
         was_held = self.is_held()
-        if self._limits is not None:
-            self._limits.detach(self)
+        previous = self._limits
+        self.end()
+        if previous is not None:
+            previous.let_go()
         self._limits = limits
         if limits is not None:
             limits.attach(self)
         if was_held and not self.is_held():
             self.go_on()
+
+    def end(self) -> None:
+        """Be held by nothing; who was accepted waits for its place as before."""
+        limits, self._limits = self._limits, None
+        if limits is not None:
+            limits.detach(self)
 
     def hold(self) -> None:
         """Stop accepting; clients wait."""

@@ -273,6 +273,11 @@ class ConnectionLimits:
         """
         self._members.pop(member, None)
 
+    def let_go(self) -> None:
+        """Give all who wait a place, beyond the limit too, if no service has these limits any more."""
+        while self._queue and not self._members:
+            self._give_place(next(iter(self._queue)))
+
     def take(self, client: InetAddress) -> tuple[bool, ClientKey | None]:
         """Count a connection for a client; permits call this.
 
@@ -315,18 +320,20 @@ class ConnectionLimits:
     def _fill(self) -> None:
         # What was accepted has its turn before what still waits in the kernel.
         while self._queue and not self.is_full:
-            turn = next(iter(self._queue))
-            del self._queue[turn]
-            if not turn.done():
-                turn.set_result(None)
-                self.current += 1
-                self.admitted += 1
+            self._give_place(next(iter(self._queue)))
         if self.is_full and self.at_limit == "wait":
             self._hold()
         elif self._is_holding and not self.is_full:
             self._is_holding = False
             for member in self._members:
                 member.go_on()
+
+    def _give_place(self, turn: asyncio.Future[None]) -> None:
+        del self._queue[turn]
+        if not turn.done():
+            turn.set_result(None)
+            self.current += 1
+            self.admitted += 1
 
     def _hold(self) -> None:
         if self._is_holding:

@@ -148,12 +148,12 @@ class ServingListeners:
     def close(self) -> None:
         """Stop to accept; connections go on. Calling it again does nothing."""
         self._is_closed = True
-        self._holding.follow(None)
+        self._holding.end()
         accepting, self._accepting = self._accepting, []
         for each in accepting:
             self._retire(each)
         self._background.keep(())
-        if self._preparing and self._late is None:
+        if self._late is None:
             loop = asyncio.get_running_loop()
             self._late = loop.call_later(_LAST_HANDSHAKES, self._break_off_preparing)
 
@@ -252,8 +252,8 @@ class ServingListeners:
         Returns:
             Whether none is left.
         """
-        # What the kernel handed over just before close() becomes a task in this turn.
-        await asyncio.sleep(0)
+        for _ in range(3):  # until what was handed over just before close() is a task
+            await asyncio.sleep(0)
         await self._background.wait_ended()
         await self._holding.settle()
         loop = asyncio.get_running_loop()
@@ -263,7 +263,7 @@ class ServingListeners:
             await asyncio.wait(self._tasks, timeout=left)
             if left == 0.0:
                 break
-        if self._late is not None and not self._preparing:
+        if self._late is not None and not self._tasks:
             self._late.cancel()
         return not self._tasks
 
