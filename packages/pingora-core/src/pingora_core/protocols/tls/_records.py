@@ -22,11 +22,22 @@ from pingora_core.protocols.tls.errors import reason_of
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pingora_core.protocols.digest import Digest
 
-__all__ = ["INCOMPLETE", "NOT_TLS", "RecordStream", "end_of_record"]
+__all__ = [
+    "APPLICATION_DATA",
+    "HEADER_SIZE",
+    "INCOMPLETE",
+    "NOT_TLS",
+    "RecordStream",
+    "end_of_record",
+]
+
+APPLICATION_DATA: Final = 23
+"""Type of records with data, and under TLS 1.3 of all that are encrypted; RFC 8446 section 5.2."""
+
+HEADER_SIZE: Final = 5
+"""Bytes before the content of a record: type, version and length; RFC 8446 section 5.1."""
 
 INCOMPLETE: Final = -1
 """`end_of_record`: more bytes are needed."""
@@ -34,7 +45,6 @@ INCOMPLETE: Final = -1
 NOT_TLS: Final = -2
 """`end_of_record`: no TLS record begins like this."""
 
-_HEADER: Final = 5
 # change_cipher_spec, alert, handshake, application_data, heartbeat; RFC 8446 appendix B.1.
 _FIRST_TYPE: Final = 20
 _LAST_TYPE: Final = 24
@@ -53,7 +63,7 @@ def end_of_record(data: bytes, start: int) -> int:
         Where the next one begins; `INCOMPLETE` or `NOT_TLS`.
     """
     size = len(data)
-    if size - start < _HEADER:
+    if size - start < HEADER_SIZE:
         return INCOMPLETE
     length = data[start + 3] << 8 | data[start + 4]
     if (
@@ -62,7 +72,7 @@ def end_of_record(data: bytes, start: int) -> int:
         or not _FIRST_TYPE <= data[start] <= _LAST_TYPE
     ):
         return NOT_TLS
-    end = start + _HEADER + length
+    end = start + HEADER_SIZE + length
     return end if end <= size else INCOMPLETE
 
 
@@ -72,6 +82,9 @@ class RecordStream(Stream):
     Args:
         inner: The stream that carries it.
         connection: OpenSSL's connection without a socket.
+
+    Attributes:
+        id: The file descriptor of the stream below, or -1.
     """
 
     __slots__ = (
@@ -83,19 +96,20 @@ class RecordStream(Stream):
         "_loop",
         "_outgoing",
         "_outgoing_size",
-        "_send",
+        "_socket_stream",
         "_tls_error",
+        "id",
     )
 
     def __init__(self, inner: Stream, connection: SSL.Connection) -> None:
         self._inner = inner
+        # Not a property, which takes six times as long: the pool asks with each request.
+        self.id: int = inner.id
         self._engine = Engine(connection)
         self._loop = asyncio.get_running_loop()
         self._batch = get_batch(self._loop)
-        # What leaves here has waited for the end of the turn already.
-        self._send: Callable[[bytes], None] = (
-            inner.write_through if isinstance(inner, TransportStream) else inner.write
-        )
+        # The same as `_inner` if it has a way for what has waited for the end of the turn already.
+        self._socket_stream = inner if isinstance(inner, TransportStream) else None
         # What was written in this turn and goes out at its end.
         self._outgoing: list[bytes | bytearray | memoryview] = []
         self._outgoing_size = 0
@@ -105,11 +119,6 @@ class RecordStream(Stream):
         self._halted = False
 
     # --------------------------------------------------------------- identity
-
-    @property
-    def id(self) -> int:
-        """The file descriptor of the stream below, or -1."""
-        return self._inner.id
 
     @property
     def digest(self) -> Digest:
@@ -158,7 +167,11 @@ class RecordStream(Stream):
                 self._write_long(data)
                 return
         if not self._outgoing:
-            self._batch.add(self)
+            waiting = self._batch.waiting
+            if waiting:
+                waiting.append(self)  # as `add` does; a call less per write (2026-11)
+            else:
+                self._batch.add(self)
         self._outgoing.append(data)
         self._outgoing_size = size
 
@@ -177,8 +190,13 @@ class RecordStream(Stream):
         except SSL.Error as error:
             self._break(error)
             return
+        # As `_send` does; a call less per record (2026-11).
+        below = self._socket_stream
         try:
-            self._send(ciphertext)
+            if below is not None:
+                below.write_through(ciphertext)
+            else:
+                self._inner.write(ciphertext)
         except Error:
             # The connection is gone; reading tells.
             return
@@ -235,6 +253,13 @@ class RecordStream(Stream):
             except Error:
                 # The connection is gone; reading tells.
                 return
+
+    def _send(self, ciphertext: bytes) -> None:
+        below = self._socket_stream
+        if below is not None:
+            below.write_through(ciphertext)
+        else:
+            self._inner.write(ciphertext)
 
     @abstractmethod
     def _break(self, error: SSL.Error) -> None:
