@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pingora_core.conf import CONFIG_ERROR
 from pingora_core.protocols.http.v2._frames import PREFACE, ErrorCode, settings_frame
+from pingora_core.protocols.http.v2._hpack import BlockDecoder, BlockEncoder
+from pingora_core.protocols.http.v2._lean_streams import LeanHeads, lean_stream
 from pingora_core.protocols.http.v2._mended import mend_resets, mend_streams
+from pingora_core.protocols.http.v2._unseen import UnseenStreams
 from pingora_error import Error, ErrorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from h2.connection import H2Connection
     from h2.events import Event
@@ -51,6 +55,9 @@ class Library:
         kinds: Its event classes and their names, which both libraries share.
         protocol_error: What it raises about the peer, and about its user.
         sensitive: Makes a field that must not enter a compression table.
+        unseen: Makes, for an engine of a server, what keeps plain streams from it; None where that
+            is not done.
+        heads: Makes what hands it header sections without frames; None where that is not done.
     """
 
     name: str
@@ -58,6 +65,8 @@ class Library:
     kinds: dict[type, str]
     protocol_error: type[Exception]
     sensitive: Callable[[bytes, bytes], tuple[bytes, bytes]]
+    unseen: Callable[[H2Connection], UnseenStreams] | None
+    heads: Callable[[H2Connection], LeanHeads] | None
 
 
 @cache
@@ -87,24 +96,14 @@ def load_library(name: EngineName) -> Library:
     class Engine(connection.H2Connection):  # type: ignore[misc, name-defined]  # chosen at run time
         MAX_CLOSED_STREAMS = _MAX_CLOSED_STREAMS
 
-    mend_streams(Engine, importlib.import_module(f"{name}.stream"), exceptions)
+    streams = importlib.import_module(f"{name}.stream")
+    # The other library has its own kind of fields, and is fast enough.
+    base = lean_stream(streams, exceptions) if name == "h2" else streams.H2Stream
+    server_stream = mend_streams(Engine, base, streams, exceptions)
     mend_resets(Engine)
 
     if name == "jh2":
-
-        def receive_data(engine: H2Connection, data: bytes) -> list[Event]:
-            # Its decoder panics on header blocks that are cut off (5.0.15), and what comes of
-            # that is no Exception.
-            try:
-                received: list[Event] = connection.H2Connection.receive_data(engine, data)
-            except BaseException as error:
-                if type(error).__module__ != _PANIC_MODULE:
-                    raise
-                engine.close_connection(ErrorCode.COMPRESSION_ERROR)
-                raise exceptions.ProtocolError("malformed header block") from None
-            return received
-
-        Engine.receive_data = receive_data
+        _contain_panics(Engine, connection.H2Connection, exceptions)
 
     def make(client_side: bool, in_force: dict[int, int]) -> H2Connection:  # noqa: FBT001 - named by the field
         chosen = config.H2Configuration(
@@ -117,7 +116,24 @@ def load_library(name: EngineName) -> Library:
         )
         engine = Engine(config=chosen)
         engine.local_settings = settings.Settings(client=client_side, initial_values=in_force)
+        if name == "h2":
+            # The other library's are no Python.
+            engine.encoder = BlockEncoder()
+            engine.decoder = BlockDecoder()
         return cast("H2Connection", engine)
+
+    def unseen(engine: H2Connection) -> UnseenStreams:
+        return UnseenStreams(
+            engine,
+            server_stream,
+            heads(engine),
+            streams.StreamInputs,
+            remembered=_MAX_CLOSED_STREAMS,
+        )
+
+    def heads(engine: H2Connection) -> LeanHeads:
+        closed = connection.ConnectionState.CLOSED
+        return LeanHeads(engine, streams, exceptions, closed=closed)
 
     kinds = {
         value: key
@@ -130,7 +146,25 @@ def load_library(name: EngineName) -> Library:
         kinds,
         exceptions.H2Error,
         hpack.NeverIndexedHeaderTuple,
+        unseen if name == "h2" else None,
+        heads if name == "h2" else None,
     )
+
+
+def _contain_panics(engine: type, base: type[H2Connection], exceptions: ModuleType) -> None:
+    def receive_data(self: H2Connection, data: bytes) -> list[Event]:
+        # Its decoder panics on header blocks that are cut off (5.0.15), and what comes of that is
+        # no Exception.
+        try:
+            received: list[Event] = base.receive_data(self, data)
+        except BaseException as error:
+            if type(error).__module__ != _PANIC_MODULE:
+                raise
+            self.close_connection(ErrorCode.COMPRESSION_ERROR)
+            raise exceptions.ProtocolError("malformed header block") from None
+        return received
+
+    engine.receive_data = receive_data  # type: ignore[attr-defined]  # derived from ``base``
 
 
 def start_engine(

@@ -214,7 +214,11 @@ def encode_fields(
         (section 7.1.3).
     """
     items = head.raw_items
-    if _SECRETS.isdisjoint(head.first_values()) and not any(map(_is_hidden, set(map(type, items)))):
+    kinds = set(map(type, items))
+    kinds.discard(tuple)  # nearly always there is no other
+    if _SECRETS.isdisjoint(head.raw_index or head.first_values()) and (
+        not kinds or not any(map(_is_hidden, kinds))
+    ):
         if not dropped:
             return [(name.lower(), value) for name, value in items]
         return [(key, value) for name, value in items if (key := name.lower()) not in dropped]

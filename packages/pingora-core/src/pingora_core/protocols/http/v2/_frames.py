@@ -26,6 +26,7 @@ __all__ = [
     "WINDOW_UPDATE",
     "ErrorCode",
     "goaway_frame",
+    "headers_frames",
     "parse_goaway",
     "settings_frame",
 ]
@@ -89,6 +90,32 @@ def goaway_frame(last_stream_id: int, code: int, debug: bytes = b"") -> bytes:
     """
     payload = _GOAWAY.pack(last_stream_id, code) + debug
     return len(payload).to_bytes(3, "big") + b"\x07\x00\x00\x00\x00\x00" + payload
+
+
+def headers_frames(stream_id: int, block: bytes, max_frame_size: int, *, end: bool) -> bytes:
+    """Make a HEADERS frame, and CONTINUATION frames where it is not enough.
+
+    Args:
+        stream_id: On which stream.
+        block: The header block.
+        max_frame_size: Largest payload of a frame, bytes.
+        end: Whether the stream ends with it.
+
+    Returns:
+        The frames.
+    """
+    number = stream_id.to_bytes(4, "big")
+    size = len(block)
+    if size <= max_frame_size:
+        return size.to_bytes(3, "big") + (b"\1\5" if end else b"\1\4") + number + block
+    frames = [max_frame_size.to_bytes(3, "big") + (b"\1\1" if end else b"\1\0") + number]
+    frames.append(block[:max_frame_size])
+    for at in range(max_frame_size, size, max_frame_size):
+        piece = block[at : at + max_frame_size]
+        flags = b"\x09\4" if at + max_frame_size >= size else b"\x09\0"
+        frames.append(len(piece).to_bytes(3, "big") + flags + number)
+        frames.append(piece)
+    return b"".join(frames)
 
 
 def parse_goaway(payload: bytes) -> tuple[int, int, bytes]:

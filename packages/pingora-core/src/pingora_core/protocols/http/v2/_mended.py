@@ -18,7 +18,7 @@ Of a client:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from pingora_core.protocols.http.v2._frames import RST_STREAM
 
@@ -40,18 +40,24 @@ __all__ = ["mend_resets", "mend_streams"]
 _MAX_RESETS: Final = 512
 
 
-def mend_streams(engine: type, streams: ModuleType, exceptions: ModuleType) -> None:
+def mend_streams(
+    engine: type, base: type, streams: ModuleType, exceptions: ModuleType
+) -> type[H2Stream]:
     """Let a class of engines make streams that judge less.
 
     Args:
         engine: A class of this package, derived from a library's.
+        base: The library's class of streams, or one derived from it.
         streams: The library's module of that name.
         exceptions: The library's module of that name.
+
+    Returns:
+        The class of a server's streams.
     """
     resets = {streams.StreamClosedBy.SEND_RST_STREAM, streams.StreamClosedBy.RECV_RST_STREAM}
     original = engine._begin_new_stream  # type: ignore[attr-defined]  # noqa: SLF001 - no other way
 
-    class Stream(streams.H2Stream):  # type: ignore[misc, name-defined]  # chosen at run time
+    class Stream(base):  # type: ignore[misc]  # chosen at run time
         def _initialize_content_length(self, headers: object) -> None:
             pass
 
@@ -72,6 +78,7 @@ def mend_streams(engine: type, streams: ModuleType, exceptions: ModuleType) -> N
         return stream
 
     engine._begin_new_stream = begin_new_stream  # type: ignore[attr-defined]  # noqa: SLF001
+    return cast("type[H2Stream]", Stream)
 
 
 def mend_resets(engine: type) -> None:

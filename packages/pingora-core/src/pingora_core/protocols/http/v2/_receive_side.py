@@ -28,6 +28,10 @@ _END_HEADERS: Final = 4
 _ACK: Final = 1
 _END_STREAM: Final = 1
 _PADDED: Final = 8
+# Of a HEADERS: whether it has all of its block, and no padding.
+_WHOLE: Final = _END_HEADERS | _PADDED
+_PUSH_PROMISE: Final = 5
+_NUMBER: Final = 0x7FFFFFFF
 _SMALL: Final = 1024
 # In one header block; a whole one of 64 KiB needs four.
 _MAX_CONTINUATIONS: Final = 32
@@ -40,6 +44,8 @@ class ReceiveSide(SendSide):
     _header_block = 0
     _continuations = 0
     _awaits_preface = False
+    # Whether the library waits for the rest of a header block.
+    _is_in_block = False
 
     def _readable(self) -> None:
         # The stream below calls this when bytes have arrived. HOT.
@@ -58,8 +64,6 @@ class ReceiveSide(SendSide):
             self._violated(error)
         except Error as error:
             self.abort(error)
-        if self.is_open:
-            self._schedule_flush()
 
     def _skip_preface(self, data: bytes) -> bytes:
         preface = frames.PREFACE
@@ -73,9 +77,10 @@ class ReceiveSide(SendSide):
         self._engine.receive_data(preface)
         return data[len(preface) :]
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:  # noqa: C901, PLR0912 - in one piece: each call would cost every frame
         size = len(data)
         position = begin = 0
+        unseen = self._unseen
         while position + 9 <= size:
             length = int.from_bytes(data[position : position + 3], "big")
             end = position + 9 + length
@@ -88,8 +93,23 @@ class ReceiveSide(SendSide):
             if end > size:
                 break
             kind = data[position + 3]
-            # A whole HEADERS is the commonest frame, and there is nothing to look at.
-            if kind != frames.HEADERS or not data[position + 4] & _END_HEADERS:
+            flags = data[position + 4]
+            number = _number(data, position)
+            if kind == frames.HEADERS and flags & _WHOLE == _END_HEADERS and not self._is_in_block:
+                if position > begin:
+                    self._feed(data[begin:position])
+                    begin = position
+                block = data[position + 9 : end]
+                is_taken = self.is_open and self._take_head(number, block, flags)
+                if not self.is_open:
+                    return
+                if is_taken:
+                    begin = position = end
+                    continue
+            if unseen is not None:
+                unseen.before(kind, number)
+            # There is nothing to look at in a whole HEADERS.
+            if kind != frames.HEADERS or not flags & _END_HEADERS:
                 if kind == frames.DATA and position > begin and self._is_new(data, position):
                     # Its head is among what was not fed yet, and says how long it may be.
                     self._feed(data[begin:position])
@@ -106,7 +126,7 @@ class ReceiveSide(SendSide):
             self._partial = data[position:]
 
     def _is_new(self, data: bytes, position: int) -> bool:
-        return int.from_bytes(data[position + 5 : position + 9], "big") not in self.streams
+        return _number(data, position) not in self.streams
 
     def _handle(self, data: bytes, position: int, kind: int, end: int) -> int:
         # Returns where what is yet to be fed begins.
@@ -115,11 +135,12 @@ class ReceiveSide(SendSide):
         if kind == frames.GOAWAY:
             self._goaway_received(*parse_goaway(data[position + 9 : end]))
             return end
-        self._wrong_length(int.from_bytes(data[position + 5 : position + 9], "big"))
+        self._wrong_length(_number(data, position))
         # The library, which would reset the stream once more, does not see the frame; but it took
         # its part of the window that all streams share.
         if end - position > 9:
             self._engine.increment_flow_control_window(end - position - 9)
+            self._schedule_flush()
         return end
 
     def _inspect(self, data: bytes, position: int, kind: int, length: int) -> bool:
@@ -140,6 +161,7 @@ class ReceiveSide(SendSide):
             return length >= 8
         flags = data[position + 4]
         if kind in {frames.CONTINUATION, frames.HEADERS}:
+            self._is_in_block = not flags & _END_HEADERS
             if kind == frames.HEADERS:
                 self._header_block = self._continuations = 0
             else:
@@ -157,6 +179,8 @@ class ReceiveSide(SendSide):
                     ErrorCode.FRAME_SIZE_ERROR, b"a SETTINGS acknowledgement with a payload"
                 )
         elif kind != frames.RST_STREAM:
+            if kind == _PUSH_PROMISE:
+                self._is_in_block = True  # in the end the library refuses it
             self._count(_FLOOD_KINDS.get(kind, "unknown"))
         return False
 
@@ -168,7 +192,7 @@ class ReceiveSide(SendSide):
                 return False  # more padding than payload: the library ends the connection
         if not length and not flags & _END_STREAM:
             self._count("empty")
-        stream = self.streams.get(int.from_bytes(data[position + 5 : position + 9], "big"))
+        stream = self.streams.get(_number(data, position))
         if stream is None:
             # What was on its way when the stream was reset. Large frames cost the peer more.
             if length < _SMALL:
@@ -191,6 +215,19 @@ class ReceiveSide(SendSide):
         stats = self.options.stats
         stats.floods[kind] = stats.floods.get(kind, 0) + 1
         self._give_up(ErrorCode.ENHANCE_YOUR_CALM, f"too many: {kind}".encode())
+
+    @abstractmethod
+    def _take_head(self, stream_id: int, block: bytes, flags: int) -> bool:
+        """Handle a HEADERS without its frame being made by the library.
+
+        Args:
+            stream_id: Which stream it names.
+            block: The payload: all of a header block, maybe behind a priority, and no padding.
+            flags: The frame's.
+
+        Returns:
+            Whether it was handled; else the library must see it.
+        """
 
     @abstractmethod
     def _feed(self, data: bytes) -> None:
@@ -234,3 +271,8 @@ class ReceiveSide(SendSide):
             code: Error code for the GOAWAY.
             debug: What to say in it.
         """
+
+
+def _number(data: bytes, position: int) -> int:
+    # Of the stream that a frame names; the first bit is reserved (RFC 9113 section 4.1).
+    return int.from_bytes(data[position + 5 : position + 9], "big") & _NUMBER

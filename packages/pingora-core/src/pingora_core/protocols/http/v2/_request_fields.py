@@ -28,6 +28,7 @@ from pingora_core.protocols.http.v2._field_rules import (
     encode_fields,
     named_by_connection,
 )
+from pingora_core.protocols.http.v2._known_requests import known_request, note_request
 from pingora_error import Error, ErrorType, HTTPStatus
 from pingora_http import RequestHeader, Version
 from pingora_http.grammar import is_token
@@ -109,7 +110,14 @@ def decode_request(
             section 8.1.1), to be answered by resetting the stream; or an ``HTTPStatus`` of 400,
             405, 414, 431 or 501 when it is well-formed, but not to be served.
     """
+    known = known_request(fields) if limits is DEFAULT_LIMITS else None
     try:
+        if known is not None:
+            method, path, items, values = known
+            _check_path(method, path, limits)
+            header = RequestHeader.from_wire(method, path, _HTTP_20, list(items), values.copy())
+            # Nothing in it tells of a length.
+            return DecodedRequest(header, None, 0 if end_stream else UNKNOWN)
         return _decode(
             fields,
             end_stream=end_stream,
@@ -174,8 +182,16 @@ def _decode(
         method = b"GET"
         length = UNKNOWN
         items = _as_upgrade(items, values, protocol, random)
-    header = RequestHeader.from_wire(method, pseudo[b":path"], _HTTP_20, items)
+    index = None if repeats or protocol is not None else _note(fields, method, items, limits)
+    header = RequestHeader.from_wire(method, pseudo[b":path"], _HTTP_20, items, index)
     return DecodedRequest(header, protocol, length)
+
+
+def _note(fields: Fields, method: bytes, items: Fields, limits: HeadLimits) -> dict[bytes, bytes]:
+    values = dict(items)
+    if limits is DEFAULT_LIMITS and b"content-length" not in values:
+        note_request(fields, method, items, values)
+    return values
 
 
 def _is_pseudo(field: tuple[bytes, bytes]) -> bool:

@@ -139,7 +139,7 @@ def encode_response(
 
     Source: RFC 9113 section 8.2.2; RFC 9110 section 8.6; RFC 8441 section 5.
     """
-    values = header.first_values()
+    values = header.raw_index or header.first_values()
     status = header.status
     dropped = _NOTHING
     if not HOP_BY_HOP.isdisjoint(values):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pingora_core.protocols.http.v2._engine import load_library, start_engine
 from pingora_core.protocols.http.v2._floods import FloodGuard
+from pingora_core.protocols.http.v2._frames import headers_frames
 from pingora_error import Error, ErrorType
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class SendSide(ABC):
         self._engine, self._preface = start_engine(
             self._library, options, client_side=self.is_client
         )
+        heads = self._library.heads
+        self._heads = None if heads is None else heads(self._engine)
+        unseen = None if self.is_client else self._library.unseen
+        self._unseen = None if unseen is None else unseen(self._engine)
         self._floods = FloodGuard(options.flood_limits)
         self._blocked: dict[int, Http2Stream] = {}
         self._pieces: list[bytes | bytearray | memoryview] = []
@@ -108,10 +113,17 @@ class SendSide(ABC):
         Raises:
             Error: ``WRITE_ERROR`` if the library refuses.
         """
-        try:
-            self._engine.send_headers(stream.id, fields, end_stream=end)
-        except self._library.protocol_error as error:
-            raise Error(ErrorType.WRITE_ERROR, f"HTTP/2 stream {stream.id}", cause=error) from error
+        if stream.window is not None and not stream.is_answered:
+            self._frame_head(stream, fields, end=end)
+            # Not if it was informational.
+            stream.is_answered = fields[0][1][:1] != b"1"
+        else:
+            self._tell(stream)
+            try:
+                self._engine.send_headers(stream.id, fields, end_stream=end)
+            except self._library.protocol_error as error:
+                msg = f"HTTP/2 stream {stream.id}"
+                raise Error(ErrorType.WRITE_ERROR, msg, cause=error) from error
         if end:
             self._send_ended(stream)
         self._schedule_flush()
@@ -144,9 +156,12 @@ class SendSide(ABC):
         try:
             outgoing = stream.outgoing
             while outgoing:
+                window = stream.window
                 size = min(
                     len(outgoing),
-                    engine.local_flow_control_window(stream.id),
+                    engine.local_flow_control_window(stream.id)
+                    if window is None
+                    else min(window, engine.outbound_flow_control_window),
                     engine.max_outbound_frame_size,
                 )
                 if size <= 0 or self.stream.needs_drain:
@@ -154,10 +169,7 @@ class SendSide(ABC):
                 whole = size == len(outgoing)
                 piece = outgoing if whole else memoryview(outgoing)[:size]
                 end = whole and stream.ends_after_outgoing
-                if end:
-                    engine.send_data(stream.id, bytes(piece), end_stream=True)
-                else:
-                    self._frame_data(stream.id, piece)
+                self._frame_data(stream, piece, end=end)
                 self._floods.forgive("window", 3.0)
                 # A view moves on without copying the rest.
                 stream.outgoing = outgoing = b"" if whole else memoryview(outgoing)[size:]
@@ -175,36 +187,75 @@ class SendSide(ABC):
             trailers = stream.trailers_after_outgoing
             if trailers is not None:
                 stream.trailers_after_outgoing = None
-                engine.send_headers(stream.id, trailers, end_stream=True)
+                if stream.window is None:
+                    engine.send_headers(stream.id, trailers, end_stream=True)
+                else:
+                    self._frame_head(stream, trailers, end=True)
                 stream.progressed()
                 self._send_ended(stream)
             elif stream.ends_after_outgoing:
                 stream.ends_after_outgoing = False
-                engine.end_stream(stream.id)
+                if stream.window is None and stream.id not in engine.streams:
+                    engine.end_stream(stream.id)  # which says why that cannot be
+                self._frame_data(stream, b"", end=True)
                 stream.progressed()
                 self._send_ended(stream)
         except self._library.protocol_error as error:
             stream.fail(Error(ErrorType.WRITE_ERROR, f"HTTP/2 stream {stream.id}", cause=error))
         return True
 
-    def _frame_data(self, stream_id: int, piece: bytes | bytearray | memoryview) -> None:
-        """Put DATA that ends nothing into a frame; the library's way has three copies. HOT.
+    def _frame_head(self, stream: Http2Stream, fields: Fields, *, end: bool) -> None:
+        """Put a header section into frames, on a stream that the library has not been told of. HOT.
 
         Args:
-            stream_id: On which stream.
-            piece: The payload, no more than the windows allow.
+            stream: Which.
+            fields: The section.
+            end: Whether the stream ends with it.
         """
         engine = self._engine
         before = engine.data_to_send()
         if before:
             self._pieces.append(before)
+        block = engine.encoder.encode(fields)
+        size = engine.max_outbound_frame_size
+        self._pieces.append(headers_frames(stream.id, block, size, end=end))
+
+    def _frame_data(
+        self, stream: Http2Stream, piece: bytes | bytearray | memoryview, *, end: bool
+    ) -> None:
+        """Put DATA into a frame; the library's way has three copies. HOT.
+
+        Args:
+            stream: On which stream.
+            piece: The payload, no more than the windows allow.
+            end: Whether the stream ends with it.
+        """
+        engine = self._engine
         size = len(piece)
+        stream_id = stream.id
+        if stream.window is None:
+            known = engine.streams[stream_id]
+            if end:
+                known.end_stream()  # for the sake of its state: the frame is not used
+            known.outbound_flow_control_window -= size
+        else:
+            stream.window -= size
         engine.outbound_flow_control_window -= size
-        engine.streams[stream_id].outbound_flow_control_window -= size
-        self._pieces.append(size.to_bytes(3, "big") + b"\0\0" + stream_id.to_bytes(4, "big"))
+        before = engine.data_to_send()
+        if before:
+            self._pieces.append(before)
+        flags = b"\0\1" if end else b"\0\0"
+        self._pieces.append(size.to_bytes(3, "big") + flags + stream_id.to_bytes(4, "big"))
         self._pieces.append(piece)
 
+    def _tell(self, stream: Http2Stream) -> None:
+        # The library, of a stream that it has not been told of.
+        if self._unseen is not None:
+            self._unseen.tell(stream)
+
     def _send_ended(self, stream: Http2Stream) -> None:
+        if stream.window is not None and self._unseen is not None:
+            self._unseen.end(stream)
         stream.is_send_closed = True
         self._maybe_done(stream)
 
@@ -236,6 +287,7 @@ class SendSide(ABC):
         stream.trailers_after_outgoing = None
         stream.is_send_closed = stream.is_receive_closed = True
         if open_still and self.is_open:
+            self._tell(stream)
             try:
                 self._engine.reset_stream(stream.id, code)
             except self._library.protocol_error:

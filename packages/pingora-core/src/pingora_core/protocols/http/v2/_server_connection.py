@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from h2 import events
 
+    from pingora_core.protocols.http.v2._carrier import Fields
     from pingora_core.protocols.http.v2.options import Http2Options
     from pingora_core.protocols.interfaces import Stream
     from pingora_core.runtime.shutdown import ShutdownWatch
@@ -72,7 +73,8 @@ class ServerConnection(Connection):
     ) -> None:
         super().__init__(stream, options)
         self._serve = serve
-        self._tasks: set[asyncio.Task[None]] = set()
+        # By the number of the stream; they take themselves out.
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._remaining = request_limit
         self._last_accepted = 0
         self._deadline: Deadline | None = Deadline(get_timers(), self._deadline_passed)
@@ -93,26 +95,40 @@ class ServerConnection(Connection):
             await self.wait_closed()
             # Their streams have failed; they end by themselves and tell their logs.
             if self._tasks:
-                await asyncio.wait(self._tasks)
+                await asyncio.wait(self._tasks.values())
         finally:
             self._end(Error.internal(ErrorType.CONNECTION_CLOSED, "the server ends the connection"))
-            for task in self._tasks:
+            for task in self._tasks.values():
                 task.cancel()
             if self._tasks:
-                await asyncio.wait(self._tasks)
+                await asyncio.wait(self._tasks.values())
             if self._drainer is not None:
                 await asyncio.wait((self._drainer,))
 
     # --------------------------------------------------------------- requests
 
     def _request_received(self, event: events.RequestReceived) -> None:
-        stream_id = event.stream_id
+        stream = Http2Stream(self, event.stream_id)
+        stream.is_receive_closed = event.stream_ended is not None
+        self._begin(stream, event.headers)
+
+    def _take_head(self, stream_id: int, block: bytes, flags: int) -> bool:
+        unseen = self._unseen
+        fields = unseen.take_head(stream_id, block, flags) if unseen is not None else None
+        if unseen is None or fields is None:
+            return super()._take_head(stream_id, block, flags)
+        stream = Http2Stream(self, stream_id)
+        stream.is_receive_closed = True
+        unseen.begin(stream)
+        self._begin(stream, fields)
+        return True
+
+    def _begin(self, stream: Http2Stream, fields: Fields) -> None:
+        stream_id = stream.id
+        end = stream.is_receive_closed
         stats = self.options.stats
         stats.streams += 1
-        stream = Http2Stream(self, stream_id)
         self.streams[stream_id] = stream
-        end = event.stream_ended is not None
-        stream.is_receive_closed = end
         if self.sent_goaway is not None and stream_id > self.sent_goaway:
             stats.refused += 1
             stream.reset(ErrorCode.REFUSED_STREAM)
@@ -127,7 +143,7 @@ class ServerConnection(Connection):
         COUNTERS.requests += 1
         try:
             decoded = decode_request(
-                event.headers,
+                fields,
                 end_stream=end,
                 allow_connect=True,
                 random=os.urandom,
@@ -148,18 +164,17 @@ class ServerConnection(Connection):
         session.shutdown_watch = self._shutdown
         if self._deadline is not None and not self._goaway_step:
             self._deadline.clear()
-        task = self.loop.create_task(self._run(session), name="h2 request")
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        # No callback when it is done: that would be another turn of the loop for each request.
+        self._tasks[stream_id] = self.loop.create_task(self._run(session), name="h2 request")
         if self._remaining is not None:
             self._remaining -= 1
             if self._remaining <= 0:
                 self.drain()
 
     async def _run(self, session: HttpSession) -> None:
-        if session.stream.error is not None and not session.is_refused:
-            return  # given up in the turn in which it came
         try:
+            if session.stream.error is not None and not session.is_refused:
+                return  # given up in the turn in which it came
             await self._serve(session)
         except Error as error:
             logger.warning("HTTP/2 stream %d: %s", session.stream.id, error)
@@ -167,11 +182,9 @@ class ServerConnection(Connection):
             logger.exception("HTTP/2 stream %d failed", session.stream.id)
         finally:
             session.close()
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not self._tasks and self.is_open:
-            self._idle()
+            self._tasks.pop(session.stream.id, None)
+            if not self._tasks and self.is_open:
+                self._idle()
 
     def _idle(self) -> None:
         if self._goaway_step == 2:

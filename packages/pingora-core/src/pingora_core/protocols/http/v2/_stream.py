@@ -46,6 +46,9 @@ class Http2Stream:
         outgoing: Bytes that wait for a window.
         ends_after_outgoing: Whether END_STREAM follows them.
         trailers_after_outgoing: Trailers that follow them.
+        window: Bytes that the peer lets it send, where the library has not been told of it; None
+            where the library knows.
+        is_answered: Whether its final head was sent; kept only as long as there is a ``window``.
     """
 
     __slots__ = (
@@ -63,11 +66,13 @@ class Http2Stream:
         "error",
         "expected",
         "id",
+        "is_answered",
         "is_receive_closed",
         "is_send_closed",
         "outgoing",
         "reset_code",
         "trailers_after_outgoing",
+        "window",
     )
 
     def __init__(self, connection: Carrier[Http2Stream], stream_id: int) -> None:
@@ -82,6 +87,8 @@ class Http2Stream:
         self.outgoing: bytes | memoryview | bytearray = b""
         self.ends_after_outgoing: bool = False
         self.trailers_after_outgoing: Fields | None = None
+        self.window: int | None = None
+        self.is_answered: bool = False
         self._heads: list[Head] = []
         self._body: bytes | bytearray = b""
         self._credit = 0

@@ -11,6 +11,7 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
+from pingora_core.protocols.http.v2 import _frames as frames
 from pingora_core.protocols.http.v2._carrier import Head
 from pingora_core.protocols.http.v2._frames import ErrorCode, goaway_frame
 from pingora_core.protocols.http.v2._receive_side import ReceiveSide
@@ -18,6 +19,8 @@ from pingora_core.runtime.timers import Deadline, get_timers
 from pingora_error import PING_TIMEDOUT, Error, ErrorType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from h2 import events
 
     from pingora_core.protocols.http.v2._carrier import Fields
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 _logger = logging.getLogger(__name__)
+
+_END_STREAM: Final = 0x01
+_PRIORITY: Final = 0x20
 
 # The library's events and what handles them; only servers hear of requests.
 _HANDLERS: Final = {
@@ -108,9 +114,26 @@ class Connection(ReceiveSide):
         """Whether the peer's first SETTINGS have arrived."""
         return self._settings_seen
 
+    def _take_head(self, stream_id: int, block: bytes, flags: int) -> bool:
+        heads = self._heads
+        if heads is None or flags & _PRIORITY:
+            return False
+        if self._unseen is not None:
+            self._unseen.before(frames.HEADERS, stream_id)
+        found = heads.take(stream_id, block, end=bool(flags & _END_STREAM))
+        if found is None:
+            return False
+        self._handle_events(found)
+        return True
+
     def _feed(self, data: bytes) -> None:
+        self._handle_events(self._engine.receive_data(data))
+        # What the library has to say about it.
+        self._schedule_flush()
+
+    def _handle_events(self, found: Iterable[events.Event]) -> None:
         kinds = self._library.kinds
-        for event in self._engine.receive_data(data):
+        for event in found:
             handler = _HANDLERS.get(kinds[type(event)])
             if handler is not None:
                 getattr(self, handler)(event)
@@ -182,6 +205,8 @@ class Connection(ReceiveSide):
 
     def _settings_changed(self, event: events.RemoteSettingsChanged) -> None:  # noqa: ARG002 - one shape
         self._settings_seen = True
+        if self._unseen is not None:
+            self._unseen.initial_window = self._engine.remote_settings.initial_window_size
         # A larger window may let blocked streams go on.
         self._schedule_flush()
 
