@@ -55,10 +55,13 @@ class PrefixAware:
 
         for member in sorted(range(len(self.members)), key=cost):
             backend, _ = self.members[member]
-            self.homes.update(dict.fromkeys(prefixes, backend.addr))
+            for prefix in prefixes:
+                self.homes.pop(prefix, None)  # the last ones used stay the longest
+                self.homes[prefix] = backend.addr
+            # Before the yield: nobody asks for more when this one will do.
+            while len(self.homes) > MOST_PREFIXES:
+                del self.homes[next(iter(self.homes))]
             yield backend  # if it is refused, the next one becomes the home
-        while len(self.homes) > MOST_PREFIXES:
-            del self.homes[next(iter(self.homes))]
 
 
 @dataclass(slots=True)

@@ -6,16 +6,22 @@ import asyncio
 import json
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pingora_load_balancing import LoadBalancer
 from tests.support.client import RawClient
 from tests.support.origin import Origin
 from tests.support.process import ROOT, ServerProcess
+from tests.support.recipe_modules import load_example
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
+    from pingora_core.upstreams import PeerAddress
     from tests.support.client import Response
     from tests.support.origin import Exchange
 
@@ -35,7 +41,9 @@ async def routed(count: int) -> AsyncIterator[tuple[str, list[Origin], ServerPro
             await exchange.passed("slow")
         body = f"{len(exchange.request.body)}".encode()
         number = origins.index(exchange.origin)
-        await exchange.reply("200 OK", body, [("X-Server", str(number))])
+        # No connection is kept: a prompt that has met its end unseen would not be sent again.
+        fields = [("X-Server", str(number)), ("Connection", "close")]
+        await exchange.reply("200 OK", body, fields)
 
     async with AsyncExitStack() as stack:
         origins += [await stack.enter_async_context(Origin(answer)) for _ in range(count)]
@@ -123,3 +131,21 @@ async def test_nobody_left() -> None:
 
     assert response.status == 503
     assert any("no inference server is left" in line for line in server.lines)
+
+
+def test_prefixes_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many prompts come, only the latest are known; one in use is not forgotten."""
+    example = load_example("prefix_router")
+    monkeypatch.setattr(example, "MOST_PREFIXES", 8)
+    homes: dict[int, PeerAddress] = {}
+    servers = LoadBalancer(
+        ["127.0.0.1:1", "127.0.0.1:2"], selection=partial(example.PrefixAware, homes=homes)
+    )
+    favourite = b"the same for everybody".ljust(example.BLOCK)
+    home = servers.select(favourite, 256)
+
+    for number in range(100):
+        assert servers.select(favourite, 256) == home
+        servers.select(b"prompt %d" % number, 256)
+
+    assert len(homes) == 8

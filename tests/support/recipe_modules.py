@@ -1,4 +1,4 @@
-"""The recipes of the documentation, as modules."""
+"""The examples and recipes of the documentation, as modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.process import ROOT
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["load_recipe"]
+__all__ = ["load_example", "load_recipe"]
 
 
 def load_recipe(name: str) -> ModuleType:
@@ -23,8 +23,23 @@ def load_recipe(name: str) -> ModuleType:
     Returns:
         A new module.
     """
-    path = ROOT / "examples" / "recipes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", path)
+    return _load(f"recipe_{name}", f"recipes/{name}.py")
+
+
+def load_example(name: str) -> ModuleType:
+    """Import a file of ``examples``, which is no package.
+
+    Args:
+        name: Its name without ``.py``.
+
+    Returns:
+        A new module.
+    """
+    return _load(f"example_{name}", f"{name}.py")
+
+
+def _load(module_name: str, file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(module_name, ROOT / "examples" / file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

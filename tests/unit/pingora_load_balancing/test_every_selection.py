@@ -12,6 +12,7 @@ import pytest
 from pingora_load_balancing import (
     Backend,
     Backends,
+    BackendSet,
     BoundedLoad,
     FNVHash,
     KetamaHashing,
@@ -237,3 +238,30 @@ def test_hundred_thousand_backends_without_a_ready_one(huge_pool: Backends) -> N
 
     assert looked_at == 256
     assert balancer.select(b"", 256) is None
+
+
+@pytest.mark.parametrize(
+    "build",
+    [RoundRobin, Random, OriginalRoundRobin, FNVHash, LeastRequest, LeastLatency, BoundedLoad],
+)
+def test_large_set_is_prepared_in_steps(build: SelectionBuilder) -> None:
+    """No step does the work for all, and what comes of it is as if it had been done at once."""
+    backends = BackendSet.of([Backend(b.addr, 1 + n % 7) for n, b in enumerate(_many(20_000))])
+    selection = build(backends)
+
+    steps = sum(1 for _ in prepared(selection))
+
+    assert steps > 8
+    assert not list(prepared(selection))
+    assert next(selection.iter(b"key")) in set(backends)
+
+
+@pytest.mark.parametrize("build", [RoundRobin, Random, FNVHash, LeastRequest])
+def test_drained_set_is_prepared_once(build: SelectionBuilder) -> None:
+    """A set of which nobody can be chosen is not looked through for each request."""
+    selection = build(BackendSet.of([Backend(b.addr, 0) for b in _many(2_000)]))
+    for _ in prepared(selection):
+        pass
+
+    assert not list(prepared(selection))
+    assert not list(selection.iter(b"key"))

@@ -74,7 +74,8 @@ def test_turns_are_those_of_nginx(weights: list[int]) -> None:
 def test_long_rounds_are_even_without_being_kept(weights: list[int]) -> None:
     """Beyond the memory bound the turns are exact over a round and near to it all the time."""
     backends = _backends(*weights)
-    turns = round_robin._spread_rounds(backends, 1)
+    first = [turn for part in round_robin._first_turns(backends, 1) for turn in part]
+    turns = round_robin._spread_rounds(backends, 1, first)
     total = sum(weights)
     taken = Counter[Backend]()
 

@@ -271,7 +271,7 @@ class Backends:
         setattr(state, flag, value)
         self.totals.count(state)
         if state.is_sound and not was_sound:
-            state.since = self.clock()
+            state.since = self.totals.newest = self.clock()
         state.settle(in_panic=self.is_in_panic)
         return True
 
@@ -368,6 +368,7 @@ class Backends:
         for state in plan.newcomers:
             state.settle(in_panic=self.is_in_panic)
             totals.count(state)
+            totals.newest = max(totals.newest, state.since)
         for state, backend in plan.changed:
             totals.uncount(state)
             state.backend = backend

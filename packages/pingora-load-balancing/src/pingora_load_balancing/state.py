@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ __all__ = ["BackendState", "Lease", "PoolTotals"]
 
 # Finagle's default: after this many seconds a latency seen once weighs 1/e.
 _LATENCY_DECAY: Final = 10.0
+# As many changes of readiness are remembered for those that keep sums of their own.
+_REMEMBERED: Final = 1_024
 
 
 @final
@@ -36,9 +39,21 @@ class PoolTotals:
         in_flight: Leases that are out now.
         active: Backends that are enabled and have a weight.
         sound: How many of the active ones are healthy and not ejected.
+        newest: The latest `BackendState.since` that there ever was.
+        changes: How often a backend has become ready, or ceased to be.
+        changed: Which ones did last, one entry for each of the latest changes.
     """
 
-    __slots__ = ("active", "clock", "in_flight", "sound", "version")
+    __slots__ = (
+        "active",
+        "changed",
+        "changes",
+        "clock",
+        "in_flight",
+        "newest",
+        "sound",
+        "version",
+    )
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Callable[[], float] = clock
@@ -46,6 +61,9 @@ class PoolTotals:
         self.in_flight: int = 0
         self.active: int = 0
         self.sound: int = 0
+        self.newest: float = -math.inf
+        self.changes: int = 0
+        self.changed: deque[BackendState] = deque(maxlen=_REMEMBERED)
 
     def count(self, state: BackendState) -> None:
         """Take a backend into `active` and `sound`.
@@ -89,8 +107,9 @@ class BackendState:
         in_flight: Leases that are out now.
         latency: Peak-sensitive moving average in seconds; None before the first report.
         latency_at: When `latency` was last brought up to date, on the pool's clock.
-        since: When it last became healthy, enabled, not ejected and not open all at once, on the
-            pool's clock; minus infinity if it was so from the start, and needs no warming up.
+        since: When it last became healthy, enabled and not ejected all at once, on the pool's
+            clock; minus infinity if it was so from the start, and needs no warming up. One whose
+            circuit breaker was open had enough to do to stay warm.
     """
 
     __slots__ = (
@@ -164,8 +183,8 @@ class BackendState:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nobody has anything against it: it is ready without any panic."""
-        return self.is_healthy and self.is_enabled and not self.is_ejected and not self.is_open
+        """Whether it is fit for use, though it may have enough to do."""
+        return self.is_healthy and self.is_enabled and not self.is_ejected
 
     def settle(self, *, in_panic: bool) -> None:
         """Bring `is_ready` up to date.
@@ -173,11 +192,16 @@ class BackendState:
         Args:
             in_panic: Whether the pool disregards health and ejection now.
         """
-        self.is_ready = (
+        is_ready = (
             self.is_enabled
             and not self.is_open
             and (in_panic or (self.is_healthy and not self.is_ejected))
         )
+        if is_ready is not self.is_ready:
+            self.is_ready = is_ready
+            totals = self.totals
+            totals.changes += 1
+            totals.changed.append(self)
 
     def leave(self) -> None:
         """Take no part in the sums of the pool any more; leases that are out count alone."""

@@ -10,9 +10,10 @@ Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads"
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, final
 
+from pingora_load_balancing._ready_weight import ReadyWeight
 from pingora_load_balancing.selection.consistent import KetamaHashing
 from pingora_load_balancing.selection.interfaces import prepared
 
@@ -58,7 +59,7 @@ class BoundedLoad:
     Source: see the module; the factor is what HAProxy calls ``hash-balance-factor``.
     """
 
-    __slots__ = ("_factor", "_inner", "_set", "_states", "_version", "_weight")
+    __slots__ = ("_factor", "_inner", "_states", "_totals", "_weight")
 
     def __init__(
         self,
@@ -69,15 +70,14 @@ class BoundedLoad:
         if not factor > 1.0:
             msg = f"factor must be more than 1, not {factor}"
             raise ValueError(msg)
-        self._set = backends
+        self._totals = backends.totals
         self._inner = inner(backends)
         self._factor = factor
         self._states = {
             id(backend): state
             for backend, state in zip(backends.backends, backends.states, strict=True)
         }
-        self._version = -1
-        self._weight = 0
+        self._weight = ReadyWeight(backends)
 
     def prepare(self) -> Iterator[None]:
         """Build the inner selection in small steps.
@@ -85,7 +85,7 @@ class BoundedLoad:
         Returns:
             Does at most about a millisecond's work between two items.
         """
-        return prepared(self._inner)
+        return chain(self._weight.prepare(), prepared(self._inner))
 
     def iter(self, key: bytes) -> Iterator[Backend]:
         """Order the backends by the key, those that are full last.
@@ -96,17 +96,9 @@ class BoundedLoad:
         Yields:
             Backends with room in the order of the inner selection, then those without.
         """
-        totals = self._set.totals
-        if totals.version != self._version:
-            self._version = totals.version
-            self._weight = sum(
-                backend.weight
-                for backend, state in zip(self._set.backends, self._set.states, strict=True)
-                if state.is_ready
-            )
         states = self._states
         # Per unit of weight, this request included.
-        share = self._factor * (totals.in_flight + 1) / (self._weight or 1)
+        share = self._factor * (self._totals.in_flight + 1) / (self._weight() or 1)
         full: dict[int, Backend] = {}
         candidates = self._inner.iter(key)
         for backend in islice(candidates, _FARTHEST):

@@ -97,5 +97,7 @@ class KetamaHashing:
         Returns:
             One backend per point: some again and again, for ever.
         """
-        ring = self._ring or self.ring
+        ring = self._ring
+        if ring is None:  # Not "or": whether a ring is empty takes it longer to tell.
+            ring = self.ring
         return map(self._backends.__getitem__, ring.node_iter(key))

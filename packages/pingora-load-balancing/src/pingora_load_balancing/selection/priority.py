@@ -16,6 +16,7 @@ from random import random
 from typing import TYPE_CHECKING, Final, final
 from zlib import crc32
 
+from pingora_load_balancing._ready_weight import ReadyWeight
 from pingora_load_balancing.selection.interfaces import prepared
 from pingora_load_balancing.selection.round_robin import RoundRobin
 
@@ -61,7 +62,15 @@ class PriorityGroups:
         10.9.0.1:80
     """
 
-    __slots__ = ("_groups", "_overprovisioning", "_selections", "_shares", "_totals", "_version")
+    __slots__ = (
+        "_changes",
+        "_overprovisioning",
+        "_ready",
+        "_selections",
+        "_shares",
+        "_totals",
+        "_weights",
+    )
 
     def __init__(
         self,
@@ -78,11 +87,13 @@ class PriorityGroups:
         for backend in backends:
             if backend.weight:
                 levels.setdefault(priority(backend), set()).add(id(backend))
-        self._groups = [_members(backends, levels[level]) for level in sorted(levels)]
-        self._selections = [inner(group) for group in self._groups]
+        groups = [_members(backends, levels[level]) for level in sorted(levels)]
+        self._selections = [inner(group) for group in groups]
+        self._weights = [sum(backend.weight for backend in group) for group in groups]
+        self._ready = [ReadyWeight(group) for group in groups]
         self._overprovisioning = overprovisioning
         self._totals = backends.totals
-        self._version = -1
+        self._changes = -1
         self._shares: Sequence[float] = ()
 
     @property
@@ -96,7 +107,8 @@ class PriorityGroups:
         Returns:
             Does at most about a millisecond's work between two items.
         """
-        return chain.from_iterable(map(prepared, self._selections))
+        sums = (ready.prepare() for ready in self._ready)
+        return chain.from_iterable(chain(sums, map(prepared, self._selections)))
 
     def iter(self, key: bytes) -> Iterator[Backend]:
         """Choose a group, then from it, then from the others in their order.
@@ -124,21 +136,16 @@ class PriorityGroups:
 
     def _limits(self) -> Sequence[float]:
         # The sums of the shares of the groups up to each of them.
-        if self._totals.version != self._version:
-            self._version = self._totals.version
+        if self._totals.changes != self._changes:
+            self._changes = self._totals.changes
             self._shares = self._spread()
         return self._shares
 
     def _spread(self) -> Sequence[float]:
-        capacities: list[float] = []
-        for group in self._groups:
-            total = sum(backend.weight for backend in group)
-            ready = sum(
-                backend.weight
-                for backend, state in zip(group.backends, group.states, strict=True)
-                if state.is_ready
-            )
-            capacities.append(min(1.0, self._overprovisioning * ready / total))
+        capacities = [
+            min(1.0, self._overprovisioning * ready() / total)
+            for ready, total in zip(self._ready, self._weights, strict=True)
+        ]
         sums = list(accumulate(capacities))
         everything = sums[-1] if sums else 0.0
         if everything == 0.0:

@@ -15,9 +15,9 @@ heap tells who is next, however many servers there are.
 from __future__ import annotations
 
 import math
-from heapq import heapreplace
+from heapq import heapreplace, merge
 from itertools import chain, cycle, islice
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,10 @@ __all__ = ["RoundRobin"]
 
 # Half a megabyte of references.
 _LONGEST_ROUND_KEPT: Final = 65_536
+_SLICE: Final = 1_024
+
+# When it is due, in rounds of the length 1; whose turn it is; how many it has had.
+_Turn: TypeAlias = tuple[float, int, int]
 
 
 @final
@@ -51,20 +55,46 @@ class RoundRobin:
     comes in bursts).
     """
 
-    __slots__ = ("_count", "_plain", "_weighted")
+    __slots__ = ("_count", "_given", "_plain", "_weighted")
 
     def __init__(self, backends: Sequence[Backend]) -> None:
-        active = [backend for backend in backends if backend.weight > 0]
-        divisor = math.gcd(*(backend.weight for backend in active))
-        self._count = len(active)
-        self._plain = cycle(active)
-        self._weighted: Iterator[Backend]
-        if all(backend.weight == divisor for backend in active):
-            self._weighted = self._plain
-        elif sum(backend.weight for backend in active) // divisor <= _LONGEST_ROUND_KEPT:
-            self._weighted = cycle(_smooth_round(active, divisor))
+        self._given: Sequence[Backend] = tuple(backends)
+        self._count = 0
+        self._plain: Iterator[Backend] = iter(())
+        self._weighted: Iterator[Backend] = self._plain
+
+    def prepare(self) -> Iterator[None]:
+        """Look at the weights in small steps.
+
+        Yields:
+            Nothing, about once a millisecond.
+        """
+        given = self._given
+        active: list[Backend] = []
+        divisor = total = 0
+        for start in range(0, len(given), _SLICE):
+            part = [backend for backend in given[start : start + _SLICE] if backend.weight]
+            weights = [backend.weight for backend in part]
+            active += part
+            divisor = math.gcd(divisor, *weights)
+            total += sum(weights)
+            yield
+        if not active:
+            self._given = ()
+            return
+        plain = cycle(active)
+        if total == divisor * len(active):
+            weighted: Iterator[Backend] = plain
+        elif total // divisor <= _LONGEST_ROUND_KEPT:
+            weighted = cycle(_smooth_round(active, divisor))
         else:
-            self._weighted = _spread_rounds(active, divisor)
+            due: list[_Turn] = []
+            for turns in _first_turns(active, divisor):
+                due += turns
+                yield
+            weighted = _spread_rounds(active, divisor, due)
+        self._count, self._plain, self._weighted = len(active), plain, weighted
+        self._given = ()
 
     def iter(self, key: bytes) -> Iterator[Backend]:  # noqa: ARG002  # turns have no key
         """Take turns, beginning with the one whose turn it is.
@@ -75,6 +105,9 @@ class RoundRobin:
         Returns:
             Twice as many backends as there are; a turn is used up only when it is taken.
         """
+        if self._given:
+            for _ in self.prepare():
+                pass
         count = self._count
         return chain(islice(self._weighted, count), islice(self._plain, count))
 
@@ -111,12 +144,28 @@ def _smooth_round(backends: Sequence[Backend], divisor: int) -> Iterator[Backend
         candidates[best] = groups[best][position]
 
 
-def _spread_rounds(backends: Sequence[Backend], divisor: int) -> Iterator[Backend]:
-    weights = [backend.weight // divisor for backend in backends]
-    # Ascending, as a heap is, whatever the order of equal ones.
-    due = sorted((0.5 / weight, index, 0) for index, weight in enumerate(weights))
+def _first_turns(backends: Sequence[Backend], divisor: int) -> Iterator[Sequence[_Turn]]:
+    """Tell the first turn of each, ascending, as a heap is.
+
+    Yields:
+        A millisecond's worth of them.
+    """
+    runs: list[list[_Turn]] = []
+    for start in range(0, len(backends), _SLICE):
+        part = enumerate(backends[start : start + _SLICE], start=start)
+        runs.append(sorted((0.5 * divisor / backend.weight, index, 0) for index, backend in part))
+        yield ()
+    turns = merge(*runs)
+    while batch := list(islice(turns, _SLICE)):
+        yield batch
+
+
+def _spread_rounds(
+    backends: Sequence[Backend], divisor: int, due: list[_Turn]
+) -> Iterator[Backend]:
     while True:
         _, index, turn = due[0]
-        yield backends[index]
+        backend = backends[index]
+        yield backend
         turn += 1
-        heapreplace(due, ((turn + 0.5) / weights[index], index, turn))
+        heapreplace(due, ((turn + 0.5) * divisor / backend.weight, index, turn))

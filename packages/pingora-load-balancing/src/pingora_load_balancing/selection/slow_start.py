@@ -7,7 +7,6 @@ alike, and costs nothing when nobody is warming up.
 
 from __future__ import annotations
 
-import math
 from random import random
 from typing import TYPE_CHECKING, Final, final
 
@@ -50,7 +49,7 @@ class SlowStart:
     Source: Envoy's slow start mode, with an aggression of 1.
     """
 
-    __slots__ = ("_inner", "_minimum", "_set", "_states", "_version", "_warm_at", "_window")
+    __slots__ = ("_inner", "_minimum", "_states", "_totals", "_window")
 
     def __init__(
         self,
@@ -62,16 +61,14 @@ class SlowStart:
         if not window > 0 or not 0 < minimum <= 1:
             msg = f"window must be more than 0 and minimum a share, not {window} and {minimum}"
             raise ValueError(msg)
-        self._set = backends
         self._inner = inner(backends)
+        self._totals = backends.totals
         self._window = window
         self._minimum = minimum
         self._states = {
             id(backend): state
             for backend, state in zip(backends.backends, backends.states, strict=True)
         }
-        self._version = -1
-        self._warm_at = -math.inf
 
     def prepare(self) -> Iterator[None]:
         """Build the inner selection in small steps.
@@ -90,14 +87,11 @@ class SlowStart:
         Returns:
             Backends, the best first.
         """
-        totals = self._set.totals
-        if totals.version != self._version:
-            self._version = totals.version
-            newest = max((s.since for s in self._set.states if s.is_ready), default=-math.inf)
-            self._warm_at = newest + self._window
+        totals = self._totals
         candidates = self._inner.iter(key)
         now = totals.clock()
-        return candidates if now >= self._warm_at else self._sparing(candidates, now)
+        is_warm = now >= totals.newest + self._window
+        return candidates if is_warm else self._sparing(candidates, now)
 
     def _sparing(self, candidates: Iterator[Backend], now: float) -> Iterator[Backend]:
         passed_over: list[Backend] = []

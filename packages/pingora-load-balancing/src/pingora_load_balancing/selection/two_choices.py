@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from itertools import count
 from random import random
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pingora_load_balancing.backend import Backend
     from pingora_load_balancing.backend_set import BackendSet
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LeastLatency", "LeastRequest", "alias_table"]
 
 _VAIN_DRAWS: Final = 4
+_SLICE: Final = 1_024
 # Seconds that an answer counts for while the first one ever is awaited: more than any other.
 _UNKNOWN: Final = 1e9
 
@@ -37,15 +39,24 @@ _UNKNOWN: Final = 1e9
 class _Members:
     """Backends to draw from, with their states beside them."""
 
-    __slots__ = ("_aliases", "_count", "_limits", "backends", "states")
+    __slots__ = ("_aliases", "_count", "_limits", "backends", "is_prepared", "states")
 
     def __init__(self, backends: Sequence[Backend], states: Sequence[BackendState]) -> None:
         self.backends = backends
         self.states = states
         self._count = len(backends)
-        weights = [backend.weight for backend in backends]
         # Empty: all weigh the same.
-        self._limits, self._aliases = alias_table(weights) if len(set(weights)) > 1 else ([], [])
+        self._limits: list[float] = []
+        self._aliases: list[int] = []
+        self.is_prepared = False
+
+    def prepare(self) -> Iterator[None]:
+        if not self.is_prepared:
+            weights = [backend.weight for backend in self.backends]
+            if len(set(weights)) > 1:
+                yield
+                self._limits, self._aliases = yield from _alias_steps(weights)
+            self.is_prepared = True
 
     def draw(self) -> tuple[int, int]:
         # Two different ones if the weights are equal and there are two.
@@ -75,6 +86,14 @@ class _TwoChoices(ABC):
         self._ready = self._members
         self._ready_version = -1
 
+    def prepare(self) -> Iterator[None]:
+        """Prepare the draws in small steps.
+
+        Returns:
+            Does at most about a millisecond's work between two items.
+        """
+        return self._members.prepare()
+
     @abstractmethod
     def _is_busier(self, one: BackendState, other: BackendState) -> bool:
         """Tell which of two to take.
@@ -95,6 +114,8 @@ class _TwoChoices(ABC):
         members = self._members
         if not members.backends:
             return
+        if not members.is_prepared:
+            _finish(members)
         vain = 0
         while True:
             one, other = members.draw()
@@ -128,6 +149,7 @@ class _TwoChoices(ABC):
                 if state.is_ready
             ]
             self._ready = _Members([backend for backend, _ in pairs], [state for _, state in pairs])
+            _finish(self._ready)
             self._ready_version = version
         return self._ready
 
@@ -213,6 +235,11 @@ def _weighted(backends: BackendSet) -> tuple[Sequence[Backend], Sequence[Backend
     return part.backends, part.states
 
 
+def _finish(members: _Members) -> None:
+    for _ in members.prepare():
+        pass
+
+
 def alias_table(weights: Sequence[int]) -> tuple[list[float], list[int]]:
     """Prepare drawing by weight in constant time.
 
@@ -228,13 +255,31 @@ def alias_table(weights: Sequence[int]) -> tuple[list[float], list[int]]:
     Source: Vose, "A Linear Algorithm For Generating Random Numbers With a Given Distribution",
     IEEE Transactions on Software Engineering 17(9), 1991.
     """
+    steps = _alias_steps(weights)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            table: tuple[list[float], list[int]] = end.value
+            return table
+
+
+def _alias_steps(
+    weights: Sequence[int],
+) -> Generator[None, None, tuple[list[float], list[int]]]:
     scale = len(weights) / sum(weights)
     parts = [weight * scale for weight in weights]
     limits = [1.0] * len(parts)
     aliases = list(range(len(parts)))
+    yield
     light = [number for number, part in enumerate(parts) if part < 1.0]
     heavy = [number for number, part in enumerate(parts) if part >= 1.0]
-    while light and heavy:
+    yield
+    for step in count(1):
+        if not (light and heavy):
+            break
+        if step % _SLICE == 0:
+            yield
         number, owner = light.pop(), heavy[-1]
         limits[number] = parts[number]
         aliases[number] = owner

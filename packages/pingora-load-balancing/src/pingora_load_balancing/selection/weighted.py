@@ -10,8 +10,8 @@ Source: pingora-load-balancing/src/selection/{algorithms,weighted}.rs.
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect
-from itertools import accumulate
 from random import random
 from typing import TYPE_CHECKING, Final, final
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pingora_load_balancing.backend import Backend
+    from pingora_load_balancing.selection.addresses import AddressOrder
 
 __all__ = ["FNVHash", "OriginalRoundRobin", "Random", "fnv1a"]
 
@@ -29,19 +30,54 @@ _FNV_OFFSET: Final = 0xCBF2_9CE4_8422_2325
 _FNV_PRIME: Final = 0x0000_0100_0000_01B3
 _64_BITS: Final = 0xFFFF_FFFF_FFFF_FFFF
 
+_SLICE: Final = 512
+
 
 class _Weighted:
     """Backends with a weight, in the original's order: by address."""
 
-    __slots__ = ("_backends", "_sums", "_total")
+    __slots__ = ("_backends", "_given", "_sums", "_total")
 
     def __init__(self, backends: Sequence[Backend]) -> None:
-        self._backends = sorted(
-            (backend for backend in backends if backend.weight),
-            key=lambda backend: address_order(backend.addr),
-        )
-        self._sums = list(accumulate(backend.weight for backend in self._backends))
-        self._total = self._sums[-1] if self._sums else 0
+        self._given: Sequence[Backend] = tuple(backends)
+        self._backends: list[Backend] = []
+        self._sums: list[int] = []
+        self._total = 0
+
+    def prepare(self) -> Iterator[None]:
+        """Sort the backends in small steps.
+
+        Yields:
+            Nothing, about once a millisecond.
+        """
+        given = self._given
+        if not given:
+            return
+        runs: list[list[tuple[AddressOrder, int]]] = []
+        for start in range(0, len(given), _SLICE):
+            part = enumerate(given[start : start + _SLICE], start=start)
+            runs.append(
+                sorted((address_order(backend.addr), n) for n, backend in part if backend.weight)
+            )
+            yield
+        backends: list[Backend] = []
+        sums: list[int] = []
+        total = 0
+        for number, (_, index) in enumerate(heapq.merge(*runs), start=1):
+            backends.append(given[index])
+            total += given[index].weight
+            sums.append(total)
+            if number % _SLICE == 0:
+                yield
+        self._backends, self._sums, self._total = backends, sums, total
+        self._given = ()
+
+    def _ordered(self) -> list[Backend]:
+        # HOT: once per pick.
+        if self._given:
+            for _ in self.prepare():
+                pass
+        return self._backends
 
     def _first(self, number: int) -> Backend:
         return self._backends[bisect(self._sums, number % self._total)]
@@ -72,7 +108,7 @@ class OriginalRoundRobin(_Weighted):
         Yields:
             One backend per turn, for ever.
         """
-        backends = self._backends
+        backends = self._ordered()
         if not backends:
             return
         self._turn += 1
@@ -101,7 +137,7 @@ class Random(_Weighted):
         Yields:
             Backends, the first with regard to the weights, for ever.
         """
-        backends = self._backends
+        backends = self._ordered()
         if not backends:
             return
         yield self._first(int(random() * self._total))  # noqa: S311  # no secret
@@ -131,7 +167,7 @@ class FNVHash(_Weighted):
         Yields:
             Backends, for ever.
         """
-        backends = self._backends
+        backends = self._ordered()
         if not backends:
             return
         number = fnv1a(key)
