@@ -381,6 +381,17 @@ async def test_fields_of_http2(h2_drill: Drill, fields: list[tuple[str, str]]) -
     assert b"evil" not in response.body
 
 
+async def test_a_get_with_a_body_over_http2(h2_drill: Drill) -> None:
+    """One whose length no field tells is not taken for a plain request either."""
+    async with await RawH2Client.connect(h2_drill.address) as attacker:
+        response = await attacker.request("GET", "/", (), b"evil")
+    before = len(h2_drill.origin.requests)
+    await h2_drill.fares()
+
+    assert response.status == 200
+    assert len(h2_drill.origin.requests) == before + 1
+
+
 async def test_cookies_in_pieces(h2_drill: Drill) -> None:
     """A cookie that HTTP/2 has split is the same as the one in a single field."""
     h2_drill.naive.fields.append(("Vary", "Cookie"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pingora_cache.storage import PurgeAction
-from pingora_proxy import ProxyHttp
+from pingora_proxy import ProxyHttp, _fetches
+from pingora_proxy.admin.caches import StorageCache
 from tests.support.cache_proxy import CacheRig, CachingProxy
 
 if TYPE_CHECKING:
@@ -72,3 +75,32 @@ async def test_a_soft_purge_makes_all_variants_expire() -> None:
     assert purged.status == 200
     assert [response.get("x-cache-status") for response in after] == ["revalidated"] * 3
     assert [response.get("x-cache-status") for response in again] == ["hit"] * 3
+
+
+@pytest.mark.parametrize("bypasses", [False, True])
+@pytest.mark.parametrize("method", ["PURGE", "EXPIRE", "POST", "admin"])
+async def test_a_purge_of_what_has_not_begun_to_arrive(method: str, bypasses: bool) -> None:
+    """The origin may have read it before: who waits for it gets it, and nobody after that."""
+    url, host, minute = (
+        "/unique/early/now",
+        ("Host", "shop.test"),
+        ("set-cache-control", "max-age=60"),
+    )
+    async with CacheRig(PurgingProxy) as rig:
+        if bypasses:
+            await rig.send(url, host, ("set-cache-control", "no-store"))
+        before = rig.start(url, host, minute, ("x-gate", "head"), ("set-state", "before"))
+        await rig.origin.requests_arrived(1 + bypasses)
+        if method == "admin":
+            await StorageCache(rig.storage).purge_url(f"http://shop.test{url}", soft=False)
+        else:
+            purged = await rig.send(url, host, method=method)
+            assert purged.status == (200 if method == "POST" else 404)
+        rig.origin.open("head")
+        late = await before
+        after = [await rig.send(url, host, minute, ("set-state", "after")) for _ in range(2)]
+
+    assert (late.status, late.get("state")) == (200, "before")
+    assert [response.get("state") for response in after] == ["after", "after"]
+    assert after[1].get("x-cache-status") == "hit"
+    assert not _fetches._fetches

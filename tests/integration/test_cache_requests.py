@@ -12,7 +12,7 @@ from pingora_cache.eviction import SimpleLru
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.phase import ForcedFreshness
 from pingora_cache.stats import CacheStats
-from tests.support.cache_origin import HELLO, http1
+from tests.support.cache_origin import ETAG, HELLO, http1
 from tests.support.clock import FakeClock
 from tests.support.proxy import BareProxy, RunningProxy
 
@@ -54,6 +54,11 @@ class Insisting(BareProxy):
         if session.req_header.method == "HEAD":
             upstream_request.set_method("HEAD")
             upstream_request.remove_header("If-None-Match")
+        condition = session.req_header.get("x-condition") or session.req_header.get("if-none-match")
+        if condition is not None:
+            upstream_request.insert_header("If-None-Match", condition)
+        if session.req_header.get("x-no-date"):
+            upstream_request.remove_header("If-Modified-Since")
 
     async def response_filter(self, session: Session, response: ResponseHeader, ctx: None) -> None:
         append_cache_status(response, session.cache.status("test"))
@@ -144,3 +149,53 @@ async def test_what_is_invalidated_is_not_counted_any_more(rig: Rig) -> None:
     assert rig.app.manager.total_items == 0
     assert rig.app.manager.total_size == 0
     assert rig.app.stats.invalidations == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "status"),
+    [
+        ("DELETE", (), "test; fwd=method"),
+        ("OPTIONS", (), "test; fwd=method"),
+        ("GET", (("X-HTTP-Method-Override", "PUT"),), 'test; fwd=bypass; detail="method override"'),
+        (
+            "GET",
+            (("Cache-Control", "no-store"),),
+            'test; fwd=bypass; detail="no-store in the request"',
+        ),
+    ],
+)
+async def test_what_is_not_looked_up(
+    rig: Rig, method: str, fields: tuple[tuple[str, str], ...], status: str
+) -> None:
+    """Cache-Status says what of the request it was, and not that the origin did not want it."""
+    response = await rig.send("/now", _CACHED, *fields, method=method)
+
+    assert response.get("cache-status") == status
+
+
+async def test_a_304_about_what_the_client_has(rig: Rig) -> None:
+    """Where a callback has put the condition of a client back, it confirms nothing that is stored."""
+    await rig.send("/revalidate_now", _CACHED)
+    rig.clock.advance(61)
+    other = await rig.send("/revalidate_now", _CACHED, ("If-None-Match", '"other"'))
+    after = await rig.send("/revalidate_now", _CACHED, ("X-No-Date", "1"))
+
+    assert [request.get("if-none-match") for request in rig.origin.requests] == [
+        None,
+        '"other"',
+        ETAG,
+    ]
+    assert (other.status, other.body, other.get("age")) == (304, b"", None)
+    assert other.get("cache-status") == "test; fwd=miss; detail=Deferred"
+    assert (after.status, after.body) == (200, HELLO)
+    assert after.get("cache-status") == "test; fwd=stale; fwd-status=304; ttl=60"
+
+
+async def test_a_304_about_what_nobody_has_asked_for(rig: Rig) -> None:
+    """A client without a condition gets a body, whatever a callback has asked about."""
+    await rig.send("/revalidate_now", _CACHED)
+    rig.clock.advance(61)
+    other = await rig.send("/revalidate_now", _CACHED, ("X-Condition", '"other"'))
+
+    assert (other.status, other.body) == (200, HELLO)
+    assert len(rig.origin.requests) == 2

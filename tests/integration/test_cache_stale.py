@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pingora_error import ErrorSource
-from tests.support.cache_origin import HELLO
+from tests.support.cache_origin import DOWNLOAD, HELLO
 from tests.support.cache_proxy import CacheRig, CachingProxy
 from tests.support.wire import Truncated
 
@@ -157,6 +157,20 @@ class _Retrying(CachingProxy):
     ) -> Error:
         error.set_retry(ctx.attempts == 1)
         return error
+
+
+async def test_a_client_that_stalls_on_something_stale_holds_nobody(cache: CacheRig) -> None:
+    """The lock is given back when the upstream has failed, and not when the client has it all."""
+    url, allowed = "/unique/stalls/download", ("set-cache-control", "max-age=1, stale-if-error=60")
+    await _expired(cache, url, allowed, _LOCK)
+    cache.advance(5)
+    async with await cache.client(receive_buffer=4096) as stalled:
+        await stalled.send_request("GET", url, [_LOCK, _ABORT])
+        head, _ = await stalled.read_final_head()
+        assert head.get("x-cache-status") == "stale"
+        other = await cache.send(url, _LOCK, _ABORT)
+
+        assert (status_of(other), other.body) == ("stale", DOWNLOAD)
 
 
 async def test_stale_comes_after_the_last_attempt() -> None:

@@ -291,6 +291,10 @@ _ORIGIN = NoCacheReason.ORIGIN_NOT_CACHE
             status_of_phase("c", CachePhase.DISABLED, reason=NoCacheReason.custom("logged in")),
             'c; fwd=bypass; detail="logged in"',
         ),
+        (
+            status_of_phase("c", CachePhase.DISABLED, reason=NoCacheReason.custom("method")),
+            "c; fwd=method",
+        ),
         (status_of_phase("c", CachePhase.UNINIT, waited=True), "c"),
         (status_of_phase("c", CachePhase.CACHE_KEY), "c"),
     ],

@@ -453,11 +453,23 @@ async def test_an_object_in_doubt_stays_in_doubt(pair: Pair) -> None:
     assert await read(pair.storage) == BODY
 
 
-async def test_a_second_tier_that_has_missed_a_write(pair: Pair) -> None:
-    """The newer object of the first is served."""
+async def test_what_replaces_a_purged_object_may_seem_older(pair: Pair) -> None:
+    """Another process has purged and fetched it, by a clock that is behind: that one counts."""
     await write(pair.storage, BODY)
     pair.clock.advance(10.0)
-    pair.second.put(KEY, make_meta(created=time.time() - 100), b"older")
+    pair.second.put(KEY, make_meta(created=time.time() - 100), b"refetched")
+
+    assert await read(pair.storage) == b"refetched"
+    assert pair.storage.stats.outdated == 1
+    pair.check_idle()
+
+
+async def test_a_second_tier_that_has_missed_a_write(pair: Pair) -> None:
+    """The newer object of the first is served, which is known to be there alone."""
+    pair.put_second(meta=make_meta(created=time.time() - 100), body=b"older")
+    pair.second.faults["get_miss_handler"] = TROUBLE
+    await write(pair.storage, BODY)
+    pair.clock.advance(10.0)
 
     assert await read(pair.storage) == BODY
     pair.check_idle()

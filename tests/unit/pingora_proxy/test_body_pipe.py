@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pingora_cache.key import CacheKey
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.meta import CacheMeta
+from pingora_cache.storage import HitHandler
 from pingora_error import Error, ErrorType
 from pingora_http import ResponseHeader
 from pingora_proxy._body_pipe import BodyPipe
@@ -18,7 +19,7 @@ from pingora_proxy._body_pipe import BodyPipe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pingora_cache.storage import HitHandler, MissHandler
+    from pingora_cache.storage import MissHandler
 
 
 async def read_all(pipe: BodyPipe) -> bytes:
@@ -258,6 +259,30 @@ async def test_a_broken_write_is_never_taken_for_the_end() -> None:
         with pytest.raises(Error):
             await reading
         pipe.close()
+
+
+class _Broken(HitHandler):
+    """A reader that finds nothing but trouble."""
+
+    body_size = None
+
+    async def read_body(self) -> bytes | None:
+        raise Error.internal(ErrorType.READ_ERROR)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+async def test_a_reader_that_fails_after_all_was_written() -> None:
+    """What only the store had is not left out as if the body had ended before."""
+    pipe = BodyPipe(_Broken(), max_lag=4)
+    for piece in (b"abcd", b"ef"):
+        await pipe.write(piece)
+    pipe.end()
+
+    assert await pipe.read_body() == b"abcd"
+    with pytest.raises(Error):
+        await pipe.read_body()
 
 
 async def test_a_reader_that_leaves_while_it_waits_for_word() -> None:

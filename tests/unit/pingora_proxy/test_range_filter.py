@@ -278,6 +278,24 @@ def test_if_range(condition: str, ranges: str, counts: bool) -> None:
     assert header.status == (206 if counts else 200)
 
 
+@pytest.mark.parametrize(
+    ("date", "counts"),
+    [
+        (None, True),
+        ("Tue, 03 May 2022 01:04:40 GMT", True),
+        (_DATE, False),
+        ("Tue, 03 May 2022 01:04:38 GMT", False),
+        ("yesterday", False),
+    ],
+)
+def test_if_range_by_a_weak_date(date: str | None, counts: bool) -> None:
+    """What was modified in the second of its Date may have been so twice: the whole is sent."""
+    fields = (("Last-Modified", _DATE), *(() if date is None else (("Date", date),)))
+    asked = request(("Range", "bytes=0-1"), ("If-Range", _DATE))
+
+    assert (range_header_filter(asked, response(10, *fields)) is not NotPartial.NONE) is counts
+
+
 def test_if_range_without_a_validator() -> None:
     """What has no validator cannot match, and a weak one promises nothing about bytes."""
     asked = request(("Range", "bytes=0-1"), ("If-Range", '"a"'))

@@ -45,6 +45,8 @@ _TOKEN: Final = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*").fullmatch
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 _MAX_INTEGER: Final = 999_999_999_999_999
 _MAX_TEXT: Final = 1024
+# Why a cache is switched off for a request with a method that it does not handle.
+_METHOD: Final = NoCacheReason.custom("method")
 
 
 class ForwardReason(Enum):
@@ -189,7 +191,9 @@ def status_of_phase(  # noqa: PLR0913  # one for each thing that is known
             )
         case CachePhase.DISABLED:
             fwd = ForwardReason.MISS if looked_up else ForwardReason.BYPASS
-            if reason is not None and reason != NoCacheReason.NEVER_ENABLED:
+            if reason == _METHOD and not looked_up:
+                fwd = ForwardReason.METHOD
+            elif reason is not None and reason != NoCacheReason.NEVER_ENABLED:
                 detail = reason.name
         case CachePhase.MISS:
             fwd = ForwardReason.VARY_MISS if is_variant else ForwardReason.URI_MISS

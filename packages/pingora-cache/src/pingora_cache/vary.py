@@ -61,7 +61,7 @@ def normalise_list(value: bytes) -> bytes:
 
 
 def normalise_set(value: bytes) -> bytes:
-    """Make lower case, remove white space, sort, and drop what is there twice.
+    """Make lower case, remove white space around commas and semicolons, sort, drop what is there twice.
 
     For lists in which order says nothing, weights being told by ``q``: ``Accept-Encoding``,
     ``Accept-Language``, ``Accept-Charset`` (RFC 9110 section 12.5).
@@ -72,8 +72,15 @@ def normalise_set(value: bytes) -> bytes:
     Returns:
         The set in one form.
     """
-    compact = value.lower().replace(b" ", b"").replace(b"\t", b"")
+    compact = value.lower().replace(b", ", b",")
+    if b" " in compact or b"\t" in compact:
+        # Within an item it stays: to an origin "d e" is not "de".
+        compact = b",".join(map(_without_blanks, compact.split(b",")))
     return b",".join(sorted({item for item in compact.split(b",") if item}))
+
+
+def _without_blanks(item: bytes) -> bytes:
+    return b";".join([part.strip(b" \t") for part in item.split(b";")])
 
 
 _MAX_KNOWN_LINE: Final = 256

@@ -30,7 +30,8 @@ class Uncacheable:
 
     Attributes:
         reason: Why, in the terms of the cache.
-        detail: Which rule it was, for logs and ``Cache-Status``, such as ``no-store``.
+        detail: Which rule it was, such as ``no-store``. A proxy tells it in ``Cache-Status`` where it
+            was one about the request.
     """
 
     reason: NoCacheReason

@@ -22,6 +22,7 @@ from pingora_proxy._body_source import UpstreamBody
 from pingora_proxy._cache_fill import Fill
 from pingora_proxy._cached_response import CachedResponse
 from pingora_proxy._exchange import Exchange
+from pingora_proxy._fetches import Fetch, noted
 from pingora_proxy._stored_responses import StoredResponses
 from pingora_proxy._upstream_request import clean_response
 from pingora_proxy.hooks import CTX
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds in all that others wait for a client that is slow to take a body of unknown length.
 _PATIENCE = 2.0
+# The conditions by which an object is revalidated; the first one that is there counts.
+_REVALIDATING = (b"if-none-match", b"if-modified-since")
 _PARTIAL = frozenset({b"range", b"if-none-match", b"if-modified-since"})
 
 
@@ -47,6 +50,8 @@ class CachingExchange(Exchange[CTX]):
 
     _sent: RequestHeader
     _sent_at = 0.0
+    _validators: tuple[bytes | None, ...] = ()
+    _fetch: Fetch | None = None
 
     async def run(self) -> None:
         """Send the request, and store or relay the response.
@@ -67,10 +72,19 @@ class CachingExchange(Exchange[CTX]):
         cache = session.cache
         self._sent = request
         self._sent_at = cache.now()
+        if (key := cache.maybe_cache_key) is not None:
+            self._fetch = Fetch(key)
         if cache.enabled:
             upstream_request_filter(request, cache.maybe_cache_meta)
+            self._validators = tuple(map(request.get_raw, _REVALIDATING))
             session.upstream_headers_mutated_for_cache = True
         return request
+
+    async def abandon(self) -> None:
+        """End what serves this exchange besides its own task; again does nothing."""
+        if self._fetch is not None:
+            self._fetch.end()
+        await super().abandon()
 
     def _watch_client(self) -> None:
         # Whoever leaves while the cache wants the response does not end it.
@@ -102,9 +116,11 @@ class CachingExchange(Exchange[CTX]):
             self._upstream_filtered = True
         if cache.phase is CachePhase.STALE:
             if header.status == 304:
-                await self._revalidated(header)
-                return
-            if header.status >= 500 and await self._served_stale(header):
+                if not self._is_the_clients():
+                    await self._revalidated(header)
+                    return
+                cache.disable(NoCacheReason.DEFERRED)
+            elif header.status >= 500 and await self._served_stale(header):
                 return
         fill = None
         if cache.enabled and self._sent.raw_method == b"HEAD":
@@ -197,6 +213,8 @@ class CachingExchange(Exchange[CTX]):
         cache.update_variance(variance)
         try:
             await cache.set_miss_handler()
+            if self._fetch is not None and self._fetch.is_outdated:  # now a purge can meet it
+                await cache.purger().invalidate(cache.cache_key)
         except Error as error:
             too_large = error.etype == RESPONSE_TOO_LARGE
             reason = NoCacheReason.RESPONSE_TOO_LARGE if too_large else NoCacheReason.STORAGE_ERROR
@@ -263,6 +281,12 @@ class CachingExchange(Exchange[CTX]):
                 session.cache.response_became_uncacheable(NoCacheReason.RESPONSE_TOO_LARGE)
 
     # --------------------------------------------------------------- revalidation
+
+    def _is_the_clients(self) -> bool:
+        # Whether a 304 is about what the client has, since a callback has put its condition back.
+        condition = next(filter(None, map(self._sent.get_raw, _REVALIDATING)), None)
+        asked = map(self._down.request.get_raw, _REVALIDATING)
+        return condition is not None and condition not in self._validators and condition in asked
 
     async def _revalidated(self, not_modified: ResponseHeader) -> None:
         # The stored object has been confirmed: its head is renewed, and it is served.
@@ -352,7 +376,7 @@ class InvalidatingExchange(Exchange[CTX]):
         session.phase = "cache_invalidation_keys"
         for key in self._app.cache_invalidation_keys(session, header, self._ctx):
             try:
-                await purger.invalidate(key)
+                await noted(key, purger.invalidate(key))
             except Error as error:
                 logger.error(
                     "an object could not be invalidated: %s, %s",

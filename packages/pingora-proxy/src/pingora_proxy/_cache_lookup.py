@@ -22,6 +22,7 @@ from pingora_cache.storage import PurgeAction, PurgeResult
 from pingora_cache.verdict import HitVerdict
 from pingora_core.protocols.http.error_page import generate_error
 from pingora_error import Error
+from pingora_proxy._fetches import noted
 from pingora_proxy._user_errors import as_error
 from pingora_proxy.hooks import CTX
 from pingora_proxy.subrequest import SubrequestCtx
@@ -132,7 +133,8 @@ class CacheLookup(Generic[CTX]):
         elif refused is None:
             return True
         else:
-            refused_for = refused.reason
+            # That of the policy is about responses: the request is why, and in which way it is.
+            refused_for = NoCacheReason.custom(refused.detail or str(refused.reason))
         if request.raw_method not in _SAFE:
             session.invalidates = cache.purger()
         cache.disable(refused_for)
@@ -313,7 +315,7 @@ class CacheLookup(Generic[CTX]):
             if await self._set_key(session, cache, ctx):
                 session.phase = "purge"
                 try:
-                    result = await cache.purge(action=action)
+                    result = await noted(cache.cache_key, cache.purge(action=action))
                     status = 404 if result is PurgeResult.NOT_FOUND else 200
                 except Error as error:
                     self._warn(session, ctx, "purge", error)

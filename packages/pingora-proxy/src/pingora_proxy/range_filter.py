@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from pingora_http.date import parse_http_date
+
 if TYPE_CHECKING:
     from pingora_http import RequestHeader, ResponseHeader
 
@@ -314,4 +316,15 @@ def _if_range(request: RequestHeader, response: ResponseHeader) -> bool:
     if condition.endswith(b'"'):
         # Strong comparison: a weak tag promises nothing about single bytes.
         return not condition.startswith(b"W/") and condition == response.get_raw(b"etag")
-    return condition == response.get_raw(b"last-modified")
+    return condition == response.get_raw(b"last-modified") and _is_strong_date(response)
+
+
+def _is_strong_date(response: ResponseHeader) -> bool:
+    # Within the second of its Date a response may still have become another one, with the same
+    # Last-Modified, whose other half the client has (RFC 9110 section 8.8.2.2). One without a Date
+    # has only just arrived.
+    date = response.get("date")
+    if date is None:
+        return True
+    sent, modified = parse_http_date(date), parse_http_date(response.get("last-modified") or "")
+    return sent is not None and modified is not None and modified < sent

@@ -9,6 +9,7 @@ from pingora_cache.cache import HttpCache
 from pingora_cache.key import CacheKey
 from pingora_cache.memory import MemoryStorage
 from pingora_cache.storage import PurgeAction
+from pingora_proxy._fetches import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +72,7 @@ class StorageCache:
 
         Args:
             url: Absolute, of ``http`` or ``https``.
-            soft: Whether it is kept, and has expired. What has variants is removed nevertheless.
+            soft: Whether it is kept, and has expired, with all variants.
 
         Returns:
             Whether there was something.
@@ -87,7 +88,7 @@ class StorageCache:
         cache = HttpCache()
         cache.enable(self._storage, eviction=self._eviction, stats=self._stats)
         cache.set_cache_key(self._key_for(parts.scheme, parts.netloc, target))
-        return bool(await cache.purge(action=_action(soft=soft)))
+        return bool(await noted(cache.cache_key, cache.purge(action=_action(soft=soft))))
 
     async def purge_tag(self, tag: str, *, soft: bool) -> int | None:
         """Remove all that has a tag.
