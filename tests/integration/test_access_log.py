@@ -151,9 +151,11 @@ async def test_a_sample_has_all_failures(log_file: Path) -> None:
         async with RunningProxy(BareProxy(origin.address), observers=[log]) as proxy:
             for target in ("/ok", "/bad", "/ok"):
                 await _raw(proxy.address, _get(target))
+            # Failed, though not with a 5xx.
+            assert await _raw(proxy.address, b"GET / HTTP/1.1\r\nbad line\r\n\r\n") == 400
     log.close()
     lines = [json.loads(line) for line in _lines(log_file)]
-    assert [line["path"] for line in lines] == ["/bad", "/ok"]
+    assert [line["path"] for line in lines] == ["/bad", "/ok", "-"]
 
 
 async def test_a_log_that_cannot_be_written_does_not_touch_traffic() -> None:
@@ -178,12 +180,13 @@ async def test_no_secret_is_in_a_line_wherever_a_url_is(
     log_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the target, in Referer, in what the upstream answers; and no line is as long as a head."""
-    names = ("Location",)
+    names = ("Location", "Set-Cookie")
     both = [
         AccessLog(LogQueue(FileSink(log_file)), response_headers=names),
         AccessLog(LogQueue(FileSink(log_file.with_suffix(".combined"))), format="combined"),
     ]
-    answer = reply(302, headers=[("Location", "https://a.test/#access_token=hunter2")])
+    location = ("Location", "https://a.test/#access_token=hunter2")
+    answer = reply(302, headers=[location, ("Set-Cookie", "id=hunter2")])
     async with ScriptedOrigin() as origin:
         origin.on("*", answer)
         async with RunningProxy(BareProxy(origin.address), observers=both) as proxy:
@@ -200,6 +203,7 @@ async def test_no_secret_is_in_a_line_wherever_a_url_is(
     first = json.loads(_lines(log_file)[0])
     assert first["referer"] == "https://***@b.test/?%74oken=***"
     assert first["response_location"] == "https://a.test/#access_token=***"
+    assert first["response_set_cookie"] == "***"
 
 
 async def test_an_error_that_cannot_be_encoded_has_a_line(

@@ -217,6 +217,7 @@ async def test_tls_http2_and_certificates_are_read(tmp_path: Path) -> None:
             async with await RawClient.connect(secure):
                 state = ("pingora_server_connections", SERVICE, "preparing", "")
                 await eventually(lambda: value(registry, *state) == 1)
+                assert value(registry, "pingora_server_connections", SERVICE, "open", "1.1") == 0
             async with await RawH2Client.connect(proxy.addresses[0]) as h2:
                 assert (await h2.request()).status == 200
                 assert value(registry, "pingora_server_connections", SERVICE, "open", "2") == 1

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["combined_line", "cut", "printable", "readable", "redact"]
 
-_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]|[\"\\]")
-_CONTROLS: Final = re.compile(r"[^\x20-\x7e]")
+# Tables and no patterns: whoever sends nothing else costs a tenth of the time.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in range(256) if not 0x20 <= code <= 0x7E}
+_UNQUOTABLE: Final = _CONTROLS | {ord(mark): f"\\x{ord(mark):02x}" for mark in '"\\'}
 _PAIR: Final = re.compile(rb"(^|[?&;#])([^=?&;#]*)=[^&;#]*")
-_USER_INFO: Final = re.compile(rb"((?:^|[a-zA-Z][a-zA-Z0-9+.-]*:)//)[^/?#@ ]*@")
+# Looks back instead of searching for the scheme: clients choose the text, and time grows with it once.
+_USER_INFO: Final = re.compile(rb"(?:^|(?<=[a-zA-Z0-9+.-]:))//(?:[^/?#@ ]*@)+")
 _LONGEST: Final = 4096
 
 
@@ -31,7 +33,7 @@ def printable(raw: bytes) -> str:
         The text; whatever is not printable ASCII as ``\xNN``.
     """
     text = raw.decode("latin-1")
-    return text if text.isascii() and text.isprintable() else _CONTROLS.sub(_escape, text)
+    return text if text.isascii() and text.isprintable() else text.translate(_CONTROLS)
 
 
 def cut(raw: bytes) -> bytes:
@@ -84,7 +86,7 @@ def redact(raw: bytes, secret: Collection[bytes]) -> bytes:
 
     if b"=" in raw:
         raw = _PAIR.sub(hide, raw)
-    return _USER_INFO.sub(rb"\1***@", raw) if b"@" in raw else raw
+    return _USER_INFO.sub(b"//***@", raw) if b"@" in raw else raw
 
 
 def _parts_of(name: bytes) -> frozenset[bytes]:
@@ -120,8 +122,7 @@ def combined_line(session: Session, status: int, secret_parameters: Collection[b
 
 
 def _quoted(raw: bytes) -> str:
-    return _UNPRINTABLE.sub(_escape, raw.decode("latin-1"))
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\x{ord(match[0]):02x}"
+    text = raw.decode("latin-1")
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    return text.translate(_UNQUOTABLE)

@@ -114,7 +114,7 @@ CONNECT: Final = Description.histogram(
 )
 TLS: Final = Description.histogram(
     "pingora.upstream.tls.duration",
-    "How long the TLS handshake of a new connection took.",
+    "How long the TLS handshake of a new connection took, and CONNECT where a proxy is between.",
     *_UPSTREAM_LABELS,
 )
 WAIT: Final = Description.histogram(

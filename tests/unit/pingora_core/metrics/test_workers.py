@@ -8,6 +8,7 @@ import logging
 import os
 import weakref
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,20 +16,20 @@ import pytest
 from pingora_core.metrics import OverWorkers, Registry, WorkerMetrics, _records
 from pingora_core.metrics.loop_lag import LoopLag
 from pingora_core.metrics.workers import publish_last
-from pingora_error import Error
+from pingora_error import Error, ErrorSource, ErrorType
 from tests.support.clock import FakeClock
 from tests.support.forked import Forked
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Counting:
     """What processes of a test share, and do."""
 
-    def __init__(self) -> None:
-        self.metrics = WorkerMetrics()
+    def __init__(self, max_series: int = 1000) -> None:
+        self.metrics = WorkerMetrics(Registry(max_series=max_series))
         registry = self.metrics.registry
         self.hits = registry.counter("hits", "x", labels=("path",))
         self.sizes = registry.histogram("size", "x", unit="By", bounds=(10,))
@@ -163,6 +164,59 @@ def test_nothing_goes_back_while_processes_come_and_go(counting: Counting) -> No
     assert len(counting.metrics._records) <= 6
 
 
+def test_what_a_worker_has_told_stays_though_it_is_killed(counting: Counting) -> None:
+    """A sum that goes back would be taken for a restart, and all of it for new."""
+    with counting.child() as child:
+        started(child, "/", 1)
+        child.call("count", "/", 5)  # not published yet
+        assert counting.total() == 1
+        assert child.call("total") == 6.0
+        assert counting.total() == 6
+    assert counting.total() == 6
+
+
+def test_what_the_dead_leave_is_bounded() -> None:
+    """However many come and go with labels of their own; the sum is the same, and it is counted."""
+    counting = Counting(max_series=2)
+    counting.start()
+    for path in ("/a", "/b", "/c", "/d"):
+        with counting.child() as child:
+            started(child, path, 10)
+        assert counting.total(path) == 10 or path > "/b"
+    assert counting.read("hits_total") == {("/a",): [10.0], ("/b",): [10.0], ("other",): [20.0]}
+    assert counting.read("pingora_metrics_overflows_total")["hits_total",] == [2.0]
+    counting.metrics.close()
+
+
+def test_the_dead_that_find_no_room_hide_nobody(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count from where they are, and whoever begins takes another place."""
+    for _ in range(2):
+        with counting.child() as child:
+            started(child, "/", 10)
+            counting.count("/", 1)
+            counting.publish()
+            # As if there were too much: the past cannot be written.
+            write = counting.metrics._records.write
+            monkeypatch.setattr(_records.Records, "write", _refuse_the_past(write))
+        assert counting.total() == counting.total()
+    assert counting.total() == 22
+    assert counting.metrics.publish_failures > 0
+    monkeypatch.undo()
+    assert counting.total() == 22
+
+
+def _refuse_the_past(write: Callable[[int, bytes], None]) -> Callable[[object, int, bytes], None]:
+    def refuse(records: object, place: int, content: bytes) -> None:
+        del records
+        if not place:
+            raise Error(ErrorType.INTERNAL_ERROR, "too much", source=ErrorSource.INTERNAL)
+        write(place, content)
+
+    return refuse
+
+
 def test_a_process_that_dies_before_it_publishes_leaves_nothing(counting: Counting) -> None:
     """Nor does one that was never asked to take part."""
     with counting.child() as silent, counting.child() as idle:
@@ -235,8 +289,9 @@ def test_a_forked_process_counts_from_nothing(counting: Counting) -> None:
         child.call("count")
         child.call("start")
         child.call("publish")
-        assert counting.total() == 7
         assert child.call("total") == 2  # the parent has not published
+        assert counting.total() == 7
+        assert child.call("total") == 7  # whoever is asked publishes
 
 
 async def test_it_starts_again_after_a_stop() -> None:
@@ -266,6 +321,9 @@ async def test_the_lag_of_the_loop_is_measured() -> None:
     def worst() -> float:
         return registry.collect()[f"{name}_worst_seconds"].series[()][0]
 
+    def has_looked(times: float) -> bool:
+        return looks() >= times
+
     lag.start()
     lag.start()
     try:
@@ -276,6 +334,11 @@ async def test_the_lag_of_the_loop_is_measured() -> None:
         await eventually(lambda: worst() > 10)
         seen = looks()
         await eventually(lambda: looks() > seen + 2)
+        # The loop is on time again: the next window but one knows nothing of it.
+        for _ in range(60):
+            clock.advance(0.5)
+            await eventually(partial(has_looked, looks() + 1))
+        assert worst() <= 0.5
     finally:
         lag.stop()
     assert registry.collect()[f"{name}_seconds"].series[()][-1] > 11

@@ -91,6 +91,38 @@ def test_a_sink_that_goes_on_failing_costs_what_it_was_given() -> None:
     assert (queue.written, queue.dropped, queue.failures) == (1, 1, 3)
 
 
+class _Odd(LogSink):
+    # Fails in ways of its own until it is opened anew, which fails as well.
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.lines: list[bytes] = []
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        if not self.is_open:
+            raise UnicodeError("label empty or too long")
+        self.lines += lines
+
+    def reopen(self) -> None:
+        self.is_open = True
+        raise OSError(122, "Disk quota exceeded")
+
+
+def test_whatever_a_sink_raises_the_queue_goes_on() -> None:
+    """Each is a failure that is counted; what comes later is written."""
+    sink = _Odd()
+    queue = LogQueue(sink, retry=0.001)
+    queue.put(b"a")
+    wait_until(lambda: queue.dropped == 1)
+    assert (queue.failures, queue.waiting) == (3, 0)
+    queue.reopen()
+    wait_until(lambda: queue.failures == 4)
+    queue.put(b"b")
+    wait_until(lambda: queue.written == 1)
+    queue.close()
+    assert sink.lines == [b"b"]
+
+
 def test_a_line_that_a_full_disk_cuts_is_not_mixed_with_another(
     tmp_path: Path, small_files: int
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Callable[[], Iterable[Reading]]
 
-__all__ = ["DESCRIPTIONS", "Registry"]
+__all__ = ["DESCRIPTIONS", "OVERFLOWS", "Registry"]
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Registry:
         max_series: Sets of labels that a metric may have; more are counted as ``other``.
 
     Attributes:
+        max_series: As given.
         source_failures: How often a source has raised.
 
     Examples:
@@ -61,7 +62,7 @@ class Registry:
     """
 
     def __init__(self, *, max_series: int = 1000) -> None:
-        self._max_series = max_series
+        self.max_series: int = max_series
         self._families: dict[str, FamilyOf[Counter] | FamilyOf[Gauge] | FamilyOf[Histogram]] = {}
         self._sources: list[Source] = []
         self._overflows: dict[str, int] = {}
@@ -160,7 +161,7 @@ class Registry:
             ValueError: If there is one of that name.
         """
         self._check(description, Kind.COUNTER)
-        family = FamilyOf(description, Counter, self._max_series)
+        family = FamilyOf(description, Counter, self.max_series)
         self._families[description.name] = family
         return family
 
@@ -177,7 +178,7 @@ class Registry:
             ValueError: If there is one of that name.
         """
         self._check(description, Kind.GAUGE)
-        family = FamilyOf(description, Gauge, self._max_series)
+        family = FamilyOf(description, Gauge, self.max_series)
         self._families[description.name] = family
         return family
 
@@ -195,7 +196,7 @@ class Registry:
         """
         self._check(description, Kind.HISTOGRAM)
         bounds = description.bounds
-        family = FamilyOf(description, lambda: Histogram(bounds), self._max_series)
+        family = FamilyOf(description, lambda: Histogram(bounds), self.max_series)
         self._families[description.name] = family
         return family
 
@@ -244,7 +245,7 @@ class Registry:
         overflows: dict[str, int] = {}
         for source in tuple(self._sources):
             try:
-                gather(source(), families, self._max_series, overflows)
+                gather(source(), families, self.max_series, overflows)
             except Exception:
                 self.source_failures += 1
                 # One that always fails is in the log the 1st, 2nd, 4th, 8th ... time.
@@ -253,7 +254,7 @@ class Registry:
         for name, count in overflows.items():
             # Met again whenever they are read: not to be added up.
             self._overflows[name] = max(count, self._overflows.get(name, 0))
-        gather(self._own(), families, self._max_series, {})
+        gather(self._own(), families, self.max_series, {})
         return families
 
     def _own(self) -> Iterable[Reading]:

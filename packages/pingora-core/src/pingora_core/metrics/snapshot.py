@@ -144,8 +144,13 @@ def gather(
 
 
 def merge(
-    families: Families, into: Families, *, worker: str | None, counts_only: bool = False
-) -> None:
+    families: Families,
+    into: Families,
+    *,
+    worker: str | None,
+    counts_only: bool = False,
+    max_series: int | None = None,
+) -> dict[str, int]:
     """Add the numbers of another process.
 
     Args:
@@ -153,7 +158,13 @@ def merge(
         into: What they are added to.
         worker: What this process is called in the label of that name; None for none.
         counts_only: Whether gauges are left out, because the process is no more.
+        max_series: Sets of labels that a metric may have; more are counted as ``other``. None
+            for as many as there are.
+
+    Returns:
+        How many sets had no room, by metric.
     """
+    overflows: dict[str, int] = {}
     for name, family in families.items():
         description = family.description
         is_gauge = description.kind is Kind.GAUGE
@@ -168,11 +179,15 @@ def merge(
         series = known.series
         for labels, numbers in family.series.items():
             key = labels + suffix
+            if max_series is not None and key not in series and len(series) >= max_series:
+                overflows[name] = overflows.get(name, 0) + 1
+                key = (OTHER,) * len(key)
             sums = series.get(key)
             if sums is None:
                 series[key] = numbers.copy()
             else:
                 _combine(description, sums, numbers)
+    return overflows
 
 
 def _combine(description: Description, known: list[float], other: list[float]) -> None:

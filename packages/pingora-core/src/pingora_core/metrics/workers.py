@@ -1,11 +1,11 @@
 """The metrics of all worker processes together.
 
-Theory of operation: every process publishes its numbers once a second, and at its end, in `Records`
-that it shares with the others. Whoever wants to see them adds up what the processes that live have
-published, what those that have ended have counted, and what this one counts now. So that sums never
-go back, the counts of ended processes are kept: whoever first meets the place of one adds them to
-the past, which is a place of its own, and names there what it has added; the place may be used
-again then. A process that is killed counts up to its last second.
+Theory of operation: every process publishes its numbers once a second, when it is asked, and at its
+end, in `Records` that it shares with the others. Whoever wants to see them adds up what the processes
+that live have published, what those that have ended have counted, and what this one counts now. So
+that sums never go back, the counts of ended processes are kept: whoever first meets the place of one
+adds them to the past, which is a place of its own, and names there what it has added; the place may
+be used again then. A process that is killed counts up to its last second.
 
 Rules of this file: whoever changes the past holds its lock; whoever reads it makes sure afterwards
 that it has not changed meanwhile. Nobody waits for a lock.
@@ -26,7 +26,7 @@ from pingora_core.metrics._records import MOST, Records
 from pingora_core.metrics.description import Description, OverWorkers
 from pingora_core.metrics.loop_lag import LoopLag
 from pingora_core.metrics.process import read_process
-from pingora_core.metrics.registry import Registry
+from pingora_core.metrics.registry import OVERFLOWS, Registry
 from pingora_core.metrics.snapshot import Reading, decode, encode, gather, merge
 from pingora_error import Error, ErrorSource, ErrorType
 
@@ -165,12 +165,14 @@ class WorkerMetrics:
         Args:
             is_last: Whether the process ends.
         """
-        if self._place is None:
-            return
+        if self._place is not None:
+            self._share(self._place, self.registry.collect(), is_last=is_last)
+
+    def _share(self, place: int, families: Families, *, is_last: bool = False) -> None:
         try:
-            packed = encode(self.registry.collect())
+            packed = encode(families)
             published = _Published(self._life, is_last, packed, time.monotonic())
-            self._records.write(self._place, _encoder.encode(published))
+            self._records.write(place, _encoder.encode(published))
         except (Error, ValueError, OverflowError) as error:  # what cannot be packed, too
             self._failed(error)
 
@@ -201,7 +203,7 @@ class WorkerMetrics:
         # The first place that nobody has, and in which nothing is that is not in the past yet.
         for place in range(_PAST + 1, MOST):
             if self._records.try_lock(place):
-                if not self._records.read(place) or self._add_to_past(place):
+                if not self._records.read(place) or self._try_to_add(place):
                     return place
                 self._records.unlock(place)
         context = "there are too many workers"
@@ -228,6 +230,8 @@ class WorkerMetrics:
         if self._place is None:
             merge(own, families, worker=self.worker)
             return families
+        # What was told once must be known to the others, or their sums go back if this one is killed.
+        self._share(self._place, own)
         for _ in range(_READS):
             before = self._records.read(_PAST)
             families = {}
@@ -256,7 +260,7 @@ class WorkerMetrics:
                 merge(read, families, worker=str(place - 1), counts_only=is_over)
                 if is_over:
                     merge(_end_of(found), families, worker=None)
-                    self._add_to_past(place)
+                    self._try_to_add(place)
                 else:
                     silence = max(0.0, time.monotonic() - found.moment)
                     gather([Reading(SILENCE, silence, (str(place - 1),))], families, MOST, {})
@@ -270,6 +274,14 @@ class WorkerMetrics:
     def _published(self, place: int) -> _Published | None:
         content = self._records.read(place)
         return _published.decode(content) if content else None
+
+    def _try_to_add(self, place: int) -> bool:
+        # Without room for it there it stays where it is, and counts from there.
+        try:
+            return self._add_to_past(place)
+        except Error as error:
+            self._failed(error)
+            return False
 
     def _add_to_past(self, place: int) -> bool:
         """Keep the counts of a process that has ended; the caller holds its place.
@@ -288,7 +300,11 @@ class WorkerMetrics:
             found = self._published(place)
             if found is not None and past.added.get(place) != found.life:
                 sums = decode(past.families)
-                merge(decode(found.families), sums, worker=None, counts_only=True)
+                ended = decode(found.families)
+                room = self.registry.max_series
+                # However many processes come and go, what they leave is bounded as one of them is.
+                lost = merge(ended, sums, worker=None, counts_only=True, max_series=room)
+                gather([Reading(OVERFLOWS, lost[name], (name,)) for name in lost], sums, room, {})
                 merge(_end_of(found), sums, worker=None)
                 past.added[place] = found.life
                 past.families = encode(sums)

@@ -37,9 +37,10 @@ _SECRET_WORDS: Final = frozenset({
 # Words as people write them: snake_case, kebab-case, camelCase, HTTPHeader.
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _USER_INFO: Final = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*(?=@)")
-# Of URLs (?a=1&b=2) and connection strings (host=db password=x).
-_PARAMETER: Final = re.compile(r"(?<![^?&;#\s,])([^=&;#\s?]+)=('[^']*'|\"[^\"]*\"|[^&;#\s]+)")
-_FIELD: Final = re.compile(r"(?m)^\s*([A-Za-z][\w .-]{0,63})\s*:\s+\S.*$")
+# Of URLs (?a=1&b=2) and connection strings (host=db password=x). Neither here nor in fields may a search
+# go beyond where the next one begins: the time would grow with the square of the text.
+_PARAMETER: Final = re.compile(r"(?<![^?&;#\s,])([^=&;#\s?,]+)=('[^']*'|\"[^\"]*\"|[^&;#\s]+)")
+_FIELD: Final = re.compile(r"(?m)^[^\S\n]*([A-Za-z][\w .-]{0,63})\s*:\s+\S.*$")
 _CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic|digest)\s+[^\s,]+")
 _NAMING: Final = frozenset({"name", "header", "field"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")

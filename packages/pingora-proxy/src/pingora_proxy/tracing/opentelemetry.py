@@ -34,7 +34,7 @@ from opentelemetry.trace import (
 )
 
 from pingora_proxy._conventions import METHODS, OTHER_METHOD, VERSIONS, error_type, name_server
-from pingora_proxy._log_text import cut, printable, readable
+from pingora_proxy._log_text import cut, printable, readable, redact
 from pingora_proxy._version import __version__
 from pingora_proxy.observe import ProxyObserver
 from pingora_proxy.tracing.context import TraceContext
@@ -159,7 +159,7 @@ class OpenTelemetryTracing(ProxyObserver):
         attributes: dict[str, str | int] = {
             "http.request.method": method or OTHER_METHOD,
             "url.scheme": session.scheme,
-            "url.path": printable(cut(path)),
+            "url.path": printable(cut(redact(path, ()))),
             "network.protocol.version": VERSIONS[request.version],
         }
         if method is None:

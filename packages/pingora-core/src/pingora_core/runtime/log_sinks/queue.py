@@ -151,7 +151,7 @@ class LogQueue:
             while True:
                 if self._reopen:
                     self._reopen = False
-                    self._sink.reopen()
+                    self._reopen_sink()
                 if self._lines:
                     self._write()
                     if len(self._lines) < _BATCH:
@@ -163,6 +163,12 @@ class LogQueue:
                     self._rest()
         finally:
             self._sink.close()
+
+    def _reopen_sink(self) -> None:
+        try:
+            self._sink.reopen()
+        except Exception as error:  # noqa: BLE001 - such as a close that tells of a full disk
+            self._failed(error, 0)
 
     def _rest(self) -> None:
         self._wake.clear()
@@ -187,7 +193,7 @@ class LogQueue:
         for _ in range(_TRIES):
             try:
                 self._sink.write(batch)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
                 done = error.written if isinstance(error, PartlyWrittenError) else 0
                 self.written += done
                 del batch[:done]
@@ -201,7 +207,7 @@ class LogQueue:
         self.dropped += len(batch)
         self._bytes_taken += size
 
-    def _failed(self, error: OSError, left: int) -> None:
+    def _failed(self, error: Exception, left: int) -> None:
         self.failures += 1
         # One that fails for hours is in the log the 1st, 2nd, 4th, 8th ... time.
         if self.failures & (self.failures - 1) == 0:
