@@ -43,10 +43,10 @@ async def test_tcp() -> None:
 
         assert digest.socket_digest is not None
         assert digest.socket_digest.peer_addr == InetAddress("127.0.0.1", server.port)
-        assert str(digest.socket_digest.local_addr) == "{}:{}".format(*server.clients[0])
         assert len(digest.timing_digest) == 1
         assert digest.ssl_digest is None
         assert await exchange(stream) == b"ping"
+        assert str(digest.socket_digest.local_addr) == "{}:{}".format(*server.clients[0])
         assert transport.connected_count == 1
 
 

@@ -20,6 +20,7 @@ async def test_the_end_of_a_connection_in_use_is_its_users() -> None:
         transport.release_stream(first, key, 60.0)
         transport.release_stream(second, key, 60.0)
         assert transport.reused_stream(peer) is second
+        await eventually(lambda: len(server.writers) == 2)
 
         for writer in server.writers:
             writer.close()

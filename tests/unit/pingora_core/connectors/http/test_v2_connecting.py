@@ -275,7 +275,7 @@ async def test_a_peer_that_chooses_http1(
         assert all(isinstance(session, Http1Session) for session in sessions)
         assert len({session.id for session in sessions if isinstance(session, Http1Session)}) == 4
         release(upstreams, peer, *sessions)
-        assert origin.connections == 4
+        await eventually(lambda: origin.connections == 4)
 
 
 async def test_http1_connections_that_nobody_wants_any_more(
