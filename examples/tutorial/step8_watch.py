@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--orders", nargs="+", required=True, metavar="ADDRESS")
     parser.add_argument("--client", action="append", default=[], metavar="NAME=SHA256")
     parser.add_argument("--listen", default="127.0.0.1:6188", metavar="ADDRESS")
-    parser.add_argument("--metrics", default="127.0.0.1:6190", metavar="ADDRESS")
+    parser.add_argument("--metrics", default="127.0.0.1:6197", metavar="ADDRESS")
     parser.add_argument("--access-log", default="access.log", metavar="FILE")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
