@@ -95,6 +95,7 @@ async def test_bind_to_port_range_on_connect() -> None:
             await transport.new_stream(HttpPeer(server.address, options=PeerOptions(bind_to=bind)))
             for _ in range(2)
         ]
+        await eventually(lambda: server.connections == 2)
         assert {port for _, port in server.clients} == {low, low + 1}
         with pytest.raises(Error) as caught:
             await transport.new_stream(HttpPeer(server.address, options=PeerOptions(bind_to=bind)))
