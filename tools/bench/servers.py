@@ -78,7 +78,7 @@ _ORIGIN = """
   sendfile on;
   open_file_cache max=16;
   upstream inner {{ server unix:{directory}/inner.sock; keepalive 128; }}
-  server {{ listen unix:{directory}/inner.sock; return 200 "{small}"; }}
+  server {{ listen unix:{directory}/inner.sock backlog=4096; return 200 "{small}"; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     location = /small {{ return 200 "{small}"; }}
