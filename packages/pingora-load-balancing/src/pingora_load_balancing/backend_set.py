@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final, overload
 
@@ -9,7 +10,7 @@ from pingora_load_balancing.backend import Backend, contradiction, distinct_back
 from pingora_load_balancing.state import BackendState, PoolTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from pingora_core.upstreams.peer import PeerAddress
 
@@ -111,9 +112,21 @@ class SetPlan:
         newcomers: The states that are new.
         changed: The states whose backend has another weight or other metadata now, and that.
         leavers: The states that are no more in it.
+        active: How many of the new ones have a weight.
+        sound: How many of these are healthy.
+        newest: The latest `BackendState.since` of the new ones.
     """
 
-    __slots__ = ("backends", "changed", "leavers", "newcomers", "states")
+    __slots__ = (
+        "active",
+        "backends",
+        "changed",
+        "leavers",
+        "newcomers",
+        "newest",
+        "sound",
+        "states",
+    )
 
     def __init__(self) -> None:
         self.backends: list[Backend] = []
@@ -121,6 +134,9 @@ class SetPlan:
         self.newcomers: list[BackendState] = []
         self.changed: list[tuple[BackendState, Backend]] = []
         self.leavers: list[BackendState] = []
+        self.active: int = 0
+        self.sound: int = 0
+        self.newest: float = -math.inf
 
     def fill(
         self,
@@ -132,7 +148,7 @@ class SetPlan:
 
         Args:
             backends: The backends; equal ones count once.
-            states: The states that there are.
+            states: The states that there are; must not change meanwhile.
             newcomer: Makes the state of a backend that has none.
 
         Yields:
@@ -151,6 +167,10 @@ class SetPlan:
                 found[id(state)] = backend
                 if known is None:
                     self.newcomers.append(state)
+                    self.newest = max(self.newest, state.since)
+                    if backend.weight:
+                        self.active += 1
+                        self.sound += state.is_healthy
                 elif state.backend is not backend and state.backend != backend:
                     self.changed.append((state, backend))
             elif found[id(state)] != backend:
@@ -158,8 +178,31 @@ class SetPlan:
             if number % _SLICE == 0:
                 yield
         if len(self.states) - len(self.newcomers) < len(states):
-            for number, (addr, state) in enumerate(tuple(states.items()), start=1):
+            for number, (addr, state) in enumerate(states.items(), start=1):
                 if addr not in self.states:
                     self.leavers.append(state)
                 if number % _SLICE == 0:
                     yield
+
+    def resolve(
+        self, flags: Mapping[PeerAddress, bool]
+    ) -> Generator[None, None, list[tuple[BackendState, bool]]]:
+        """Find the states of some of the backends, in small steps, after `fill`.
+
+        Args:
+            flags: What to set, by address.
+
+        Yields:
+            Nothing, about once a millisecond.
+
+        Returns:
+            What to set, by state; addresses that are in no backend are left out.
+        """
+        found: list[tuple[BackendState, bool]] = []
+        for number, (addr, flag) in enumerate(tuple(flags.items()), start=1):
+            state = self.states.get(addr)
+            if state is not None:
+                found.append((state, flag))
+            if number % _SLICE == 0:
+                yield
+        return found

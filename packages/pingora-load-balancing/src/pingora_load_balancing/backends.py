@@ -280,8 +280,7 @@ class Backends:
         is_in_panic = totals.sound < self._panic_threshold * totals.active
         if is_in_panic is not self.is_in_panic:
             self.is_in_panic = is_in_panic
-            for state in self._current.states:
-                state.settle(in_panic=is_in_panic)
+            totals.flip(self._current.states, in_panic=is_in_panic)
             _logger.warning(
                 "%d of %d backends are fit for use: %s",
                 totals.sound,
@@ -341,17 +340,19 @@ class Backends:
         """
         given = tuple(backends)
         plan = SetPlan()
+        wishes: list[tuple[BackendState, bool]] = []
         before = None
         while before is not self._current:
             # Again if somebody else replaced the set between two steps.
             before = self._current
             plan = SetPlan()
             yield from plan.fill(given, self._states, self._newcomer)
+            wishes = yield from plan.resolve(enabled)
+            yield  # Frees what the preparation needed for itself.
         has_changed = self._commit(plan)
         is_enabling = False
-        for addr, wanted in enabled.items():
-            state = self._states.get(addr)
-            if state is not None and self._change(state, "is_enabled", wanted):
+        for state, wanted in wishes:
+            if state.is_enabled is not wanted and self._change(state, "is_enabled", wanted):
                 is_enabling = True
         if has_changed or is_enabling:
             self._changed()
@@ -365,17 +366,20 @@ class Backends:
         if not plan.newcomers and not plan.changed and not plan.leavers:
             return False
         totals = self.totals
-        for state in plan.newcomers:
-            state.settle(in_panic=self.is_in_panic)
-            totals.count(state)
-            totals.newest = max(totals.newest, state.since)
+        if self.is_in_panic:
+            for state in plan.newcomers:
+                state.is_ready = True
+        totals.active += plan.active
+        totals.sound += plan.sound
+        totals.newest = max(totals.newest, plan.newest)
         for state, backend in plan.changed:
-            totals.uncount(state)
-            state.backend = backend
-            totals.count(state)
-        for state in plan.leavers:
-            totals.uncount(state)
-            state.leave()
+            if backend.weight and state.backend.weight:
+                state.backend = backend
+            else:
+                totals.uncount(state)
+                state.backend = backend
+                totals.count(state)
+        totals.dismiss(plan.leavers)
         self._states = plan.states
         self._current = BackendSet(
             tuple(plan.backends),

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
     from pingora_load_balancing.backend import Backend
@@ -24,6 +25,7 @@ __all__ = ["BackendState", "Lease", "PoolTotals"]
 _LATENCY_DECAY: Final = 10.0
 # As many changes of readiness are remembered for those that keep sums of their own.
 _REMEMBERED: Final = 1_024
+_IN_FLIGHT: Final = attrgetter("in_flight")
 
 
 @final
@@ -84,6 +86,40 @@ class PoolTotals:
         if state.is_enabled and state.backend.weight:
             self.active -= 1
             self.sound -= state.is_healthy and not state.is_ejected
+
+    def dismiss(self, states: Sequence[BackendState]) -> None:
+        """Have backends take no part in these sums any more; leases that are out count elsewhere.
+
+        Args:
+            states: Their states, as they were counted.
+        """
+        # All at once: in a pool that is replaced as a whole there are as many as there can be.
+        active = [state for state in states if state.is_enabled and state.backend.weight]
+        self.active -= len(active)
+        self.sound -= len([state for state in active if state.is_healthy and not state.is_ejected])
+        # One for all of them: nobody reads the sums of those that are gone.
+        gone = PoolTotals(self.clock)
+        gone.in_flight = sum(map(_IN_FLIGHT, states))
+        self.in_flight -= gone.in_flight
+        for state in states:
+            state.totals = gone
+
+    def flip(self, states: Iterable[BackendState], *, in_panic: bool) -> None:
+        """Bring `BackendState.is_ready` of all up to date when the panic begins or ends.
+
+        Args:
+            states: All backends, as they were ready before.
+            in_panic: Whether the pool disregards health and ejection now.
+        """
+        flipped = [
+            state
+            for state in states
+            if (state.is_ejected or not state.is_healthy) and state.is_enabled and not state.is_open
+        ]
+        for state in flipped:
+            state.is_ready = in_panic
+        self.changes += len(flipped)
+        self.changed.extend(flipped[-_REMEMBERED:])
 
 
 @final
@@ -202,13 +238,6 @@ class BackendState:
             totals = self.totals
             totals.changes += 1
             totals.changed.append(self)
-
-    def leave(self) -> None:
-        """Take no part in the sums of the pool any more; leases that are out count alone."""
-        totals = PoolTotals(self.totals.clock)
-        totals.in_flight = self.in_flight
-        self.totals.in_flight -= self.in_flight
-        self.totals = totals
 
 
 @final

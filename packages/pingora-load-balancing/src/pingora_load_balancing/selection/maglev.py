@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from array import array
 from hashlib import blake2b
-from heapq import heapreplace
+from heapq import heappush, heapreplace
 from itertools import chain, cycle
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 from zlib import crc32
 
 from pingora_load_balancing.selection.addresses import address_identity
@@ -37,6 +37,11 @@ _PLACES_PER_BACKEND: Final = 100
 
 _SLICE: Final = 256
 _PROBES: Final = 8_192
+# What a turn costs beside its probes: it is as long as so many of them.
+_PROBES_PER_TURN: Final = 4
+
+# When it is due, whose turn it is, how many it has had.
+_Turn: TypeAlias = tuple[float, int, int]
 
 
 @final
@@ -100,26 +105,39 @@ class MaglevHashing:
             return
         size = self._size
         table *= size
-        order: list[tuple[int, int, int]] = []
+        # Arrays, not a list of tuples: that many are not freed in one step.
+        places, skips, indices = array("Q"), array("Q"), array("L")
+        weights: list[int] = []
         for part in self._permutations():
-            order += part
+            for offset, skip, index in part:
+                places.append(offset)
+                skips.append(skip)
+                indices.append(index)
+                weights.append(self._backends[index].weight)
             yield
-        places = [offset for offset, _, _ in order]
         left = _PROBES
-        turns = _turns([self._backends[index].weight for _, _, index in order])
+        due: list[_Turn] = []
+        turns = _turns(weights, due)
         for turn, _ in zip(turns, range(size), strict=False):
-            _, skip, index = order[turn]
+            left -= _PROBES_PER_TURN
+            if left <= 0:
+                left = _PROBES
+                yield
+            skip = skips[turn]
             place = places[turn]
             while table[place] != free:
                 place += skip
                 if place >= size:
                     place -= size
                 left -= 1
-                if not left:
+                if left <= 0:
                     left = _PROBES
                     yield
-            table[place] = index
+            table[place] = indices[turn]
             places[turn] = place
+        while due:
+            del due[-_PROBES:]
+            yield
         self._table = table
 
     def iter(self, key: bytes) -> Iterator[Backend]:
@@ -162,7 +180,8 @@ class MaglevHashing:
             if index % _SLICE == _SLICE - 1:
                 yield []
         batch: list[tuple[int, int, int]] = []
-        for digest, index in chain.from_iterable(map(sorted, chunks)):
+        chunks.reverse()
+        for digest, index in chain.from_iterable(sorted(chunks.pop()) for _ in range(256)):
             offset = int.from_bytes(digest[:8]) % size
             skip = int.from_bytes(digest[8:]) % (size - 1) + 1
             batch.append((offset, skip, index))
@@ -172,16 +191,21 @@ class MaglevHashing:
         yield batch
 
 
-def _turns(weights: list[int]) -> Iterator[int]:
+def _turns(weights: list[int], due: list[_Turn]) -> Iterator[int]:
     """Tell who takes a turn: each once, then each as often as its weight says.
+
+    Args:
+        weights: The weights.
+        due: An empty list to work with, which is for the caller to free.
 
     Yields:
         Indices of the weights, for ever.
     """
     if len(set(weights)) == 1:
         yield from cycle(range(len(weights)))
-    # Equal but for the second item, and so a heap already.
-    due = [(0.0, turn, 0) for turn in range(len(weights))]
+    for turn, weight in enumerate(weights):
+        yield turn
+        heappush(due, (1 / weight, turn, 1))
     while True:
         _, turn, taken = due[0]
         yield turn

@@ -11,12 +11,13 @@ Source: Envoy, priority levels and their overprovisioning factor.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, islice, pairwise
+from itertools import accumulate, islice, pairwise
 from random import random
 from typing import TYPE_CHECKING, Final, final
 from zlib import crc32
 
 from pingora_load_balancing._ready_weight import ReadyWeight
+from pingora_load_balancing.backend_set import BackendSet
 from pingora_load_balancing.selection.interfaces import prepared
 from pingora_load_balancing.selection.round_robin import RoundRobin
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pingora_load_balancing.backend import Backend
-    from pingora_load_balancing.backend_set import BackendSet
-    from pingora_load_balancing.selection.interfaces import SelectionBuilder
+    from pingora_load_balancing.selection.interfaces import BackendSelection, SelectionBuilder
+    from pingora_load_balancing.state import BackendState
 
 __all__ = ["PriorityGroups", "ZonePreference"]
 
@@ -33,6 +34,19 @@ __all__ = ["PriorityGroups", "ZonePreference"]
 _MIX: Final = 0x9E37_79B9_7F4A_7C15
 # As many candidates of one group before the next is asked, for selections that never end.
 _CANDIDATES: Final = 64
+_SLICE: Final = 512
+
+
+@final
+class _Level:
+    """A group while it is put together."""
+
+    __slots__ = ("backends", "states", "weight")
+
+    def __init__(self) -> None:
+        self.backends: list[Backend] = []
+        self.states: list[BackendState] = []
+        self.weight = 0
 
 
 @final
@@ -63,8 +77,12 @@ class PriorityGroups:
     """
 
     __slots__ = (
+        "_backends",
         "_changes",
+        "_inner",
+        "_is_prepared",
         "_overprovisioning",
+        "_priority",
         "_ready",
         "_selections",
         "_shares",
@@ -83,32 +101,66 @@ class PriorityGroups:
         if not overprovisioning >= 1.0:
             msg = f"overprovisioning must be at least 1, not {overprovisioning}"
             raise ValueError(msg)
-        levels: dict[int, set[int]] = {}
-        for backend in backends:
-            if backend.weight:
-                levels.setdefault(priority(backend), set()).add(id(backend))
-        groups = [_members(backends, levels[level]) for level in sorted(levels)]
-        self._selections = [inner(group) for group in groups]
-        self._weights = [sum(backend.weight for backend in group) for group in groups]
-        self._ready = [ReadyWeight(group) for group in groups]
+        self._backends = backends
+        self._priority = priority
+        self._inner = inner
         self._overprovisioning = overprovisioning
         self._totals = backends.totals
+        self._is_prepared = False
+        self._selections: list[BackendSelection] = []
+        self._weights: list[int] = []
+        self._ready: list[ReadyWeight] = []
         self._changes = -1
         self._shares: Sequence[float] = ()
 
     @property
     def shares(self) -> tuple[float, ...]:
         """How much of all requests each group takes now, the first group first."""
+        self._finish()
         return tuple(high - low for low, high in pairwise((0.0, *self._limits())))
 
     def prepare(self) -> Iterator[None]:
-        """Build the inner selections in small steps.
+        """Split the groups and build the inner selections in small steps.
 
-        Returns:
-            Does at most about a millisecond's work between two items.
+        Yields:
+            Nothing, about once a millisecond.
         """
-        sums = (ready.prepare() for ready in self._ready)
-        return chain.from_iterable(chain(sums, map(prepared, self._selections)))
+        if self._is_prepared:
+            return
+        levels: dict[int, _Level] = {}
+        members = zip(self._backends.backends, self._backends.states, strict=True)
+        for number, (backend, state) in enumerate(members, start=1):
+            if backend.weight:
+                place = self._priority(backend)
+                level = levels.get(place)
+                if level is None:
+                    level = levels[place] = _Level()
+                level.backends.append(backend)
+                level.states.append(state)
+                level.weight += backend.weight
+            if number % _SLICE == 0:
+                yield
+        selections: list[BackendSelection] = []
+        weights: list[int] = []
+        sums: list[ReadyWeight] = []
+        for place in sorted(levels):
+            level = levels.pop(place)
+            group = BackendSet(
+                tuple(level.backends),
+                tuple(level.states),
+                self._totals,
+                self._backends.generation,
+            )
+            selection = self._inner(group)
+            yield
+            yield from prepared(selection)
+            ready = ReadyWeight(group)
+            yield from ready.prepare()
+            selections.append(selection)
+            weights.append(level.weight)
+            sums.append(ready)
+        self._selections, self._weights, self._ready = selections, weights, sums
+        self._is_prepared = True
 
     def iter(self, key: bytes) -> Iterator[Backend]:
         """Choose a group, then from it, then from the others in their order.
@@ -119,6 +171,8 @@ class PriorityGroups:
         Yields:
             Backends, the best first.
         """
+        if not self._is_prepared:
+            self._finish()
         if not self._selections:
             return
         limits = self._limits()
@@ -133,6 +187,10 @@ class PriorityGroups:
         for selection in order:
             yield from islice(selection.iter(key), _CANDIDATES)
         yield from order[0].iter(key)
+
+    def _finish(self) -> None:
+        for _ in self.prepare():
+            pass
 
     def _limits(self) -> Sequence[float]:
         # The sums of the shares of the groups up to each of them.
@@ -223,7 +281,3 @@ class ZonePreference:
             Backends, the best first.
         """
         return self._groups.iter(key)
-
-
-def _members(backends: BackendSet, wanted: set[int]) -> BackendSet:
-    return backends.subset(lambda backend: id(backend) in wanted)

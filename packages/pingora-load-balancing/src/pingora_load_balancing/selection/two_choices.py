@@ -5,8 +5,9 @@ several balancers know the same they all run to it. The better of two drawn at r
 good. Draws are in proportion to the weights, and loads are compared per weight, so that a heavier
 backend is both drawn more often and filled further.
 
-Backends that are not ready are drawn in vain. After some vain draws the ready ones are listed, once
-per change of readiness, and drawn from directly: one that is ready is found however few there are.
+Backends that are not ready are drawn in vain. After some vain draws it is drawn from the ready ones
+alone, which are kept in a list of their own from then on: one that is ready is found however few
+there are.
 
 Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", IEEE Transactions on
 Parallel and Distributed Systems 12(10), 2001.
@@ -19,6 +20,8 @@ from abc import ABC, abstractmethod
 from itertools import count
 from random import random
 from typing import TYPE_CHECKING, Final, final
+
+from pingora_load_balancing.selection._ready_draws import ReadyDraws
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -78,13 +81,12 @@ class _Members:
 
 
 class _TwoChoices(ABC):
-    __slots__ = ("_members", "_ready", "_ready_version", "_totals")
+    __slots__ = ("_members", "_ready", "_totals")
 
     def __init__(self, backends: BackendSet) -> None:
         self._totals = backends.totals
         self._members = _Members(*_weighted(backends))
-        self._ready = self._members
-        self._ready_version = -1
+        self._ready = ReadyDraws(self._members.backends, self._members.states, self._totals)
 
     def prepare(self) -> Iterator[None]:
         """Prepare the draws in small steps.
@@ -111,11 +113,11 @@ class _TwoChoices(ABC):
         Yields:
             Ready backends for ever, if there are any; else each backend once.
         """
-        members = self._members
+        members: _Members | ReadyDraws = self._members
         if not members.backends:
             return
-        if not members.is_prepared:
-            _finish(members)
+        if not self._members.is_prepared:
+            _finish(self._members)
         vain = 0
         while True:
             one, other = members.draw()
@@ -131,27 +133,14 @@ class _TwoChoices(ABC):
                 continue
             vain += 1
             if vain == _VAIN_DRAWS:
-                members = self._ready_members()
-                if not members.backends:
-                    yield from self._members.backends
+                members = self._ready
+                members.follow()
+                if not len(members):
+                    yield from members.backends
                     return
             elif vain > _VAIN_DRAWS:
                 # None of those listed is ready any more: the caller has waited in between.
                 yield members.backends[one]
-
-    def _ready_members(self) -> _Members:
-        version = self._totals.version
-        if version != self._ready_version:
-            members = self._members
-            pairs = [
-                (backend, state)
-                for backend, state in zip(members.backends, members.states, strict=True)
-                if state.is_ready
-            ]
-            self._ready = _Members([backend for backend, _ in pairs], [state for _, state in pairs])
-            _finish(self._ready)
-            self._ready_version = version
-        return self._ready
 
 
 @final
