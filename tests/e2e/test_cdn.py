@@ -138,8 +138,10 @@ async def test_a_soft_purge_has_a_page_revalidated(arguments: tuple[str, ...]) -
         assert await node.purge("/page", soft) == 200
         assert await node.status("/page") == "cdn; fwd=stale; fwd-status=304"
         # While the page is still being written it cannot be renewed, and stays expired.
+        status = ""
         for _ in range(100):
-            if (status := await node.status("/page")) != "cdn; fwd=stale; fwd-status=304":
+            status = await node.status("/page")
+            if status != "cdn; fwd=stale; fwd-status=304":
                 break
         assert status == "cdn; hit"
         assert origin.requests[1].get("if-none-match") == '"1"'
