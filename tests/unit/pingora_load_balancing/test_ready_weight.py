@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -19,11 +18,10 @@ from pingora_load_balancing import (
     SlowStart,
 )
 from pingora_load_balancing._ready_weight import ReadyWeight
+from tests.support.calls import count_calls
 from tests.support.clock import FakeClock
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from pingora_load_balancing import (
         BackendSet,
         SelectionBuilder,
@@ -72,23 +70,6 @@ def test_changes_while_it_is_prepared_are_not_lost() -> None:
     assert ready_weight() == _added_up(pool.current)
 
 
-def _calls_of_a_pick(selector: Selector) -> int:
-    calls = 0
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        _ = frame, argument
-        calls += event == "call"
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        selector.select(b"key", 256)
-    finally:
-        sys.setprofile(before)
-    return calls
-
-
 @pytest.mark.parametrize(
     "build",
     [
@@ -107,7 +88,7 @@ def test_flapping_backend_does_not_cost_each_request_a_look_at_all(build: Select
 
     for is_open in (True, False, True):
         pool.set_open(flapping, is_open)
-        assert _calls_of_a_pick(selector) < 200
+        assert count_calls(lambda: selector.select(b"key", 256)) < 200
 
 
 def test_breaker_does_not_make_a_backend_cold() -> None:

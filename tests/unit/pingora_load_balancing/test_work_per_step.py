@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from itertools import islice, pairwise
 from random import Random
@@ -19,32 +18,14 @@ from pingora_load_balancing import (
     PriorityGroups,
 )
 from pingora_load_balancing.selection._ready_draws import ReadyDraws
+from tests.support.calls import count_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from types import FrameType
 
 
 def _many(count: int, weight: Callable[[int], int] = lambda _: 1) -> list[Backend]:
     return [Backend(f"10.0.{n >> 8}.{n & 255}:80", weight(n)) for n in range(count)]
-
-
-def _calls(work: Callable[[], object]) -> int:
-    """Count the calls of Python functions, and how often generators go on."""
-    calls = 0
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        _ = frame, argument
-        calls += event == "call"
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return calls
 
 
 def _calls_per_step(steps: Iterator[None] | Generator[None, None, object]) -> list[int]:
@@ -56,7 +37,7 @@ def _calls_per_step(steps: Iterator[None] | Generator[None, None, object]) -> li
         is_at_end = next(steps, counts) is counts
 
     while not is_at_end:
-        counts.append(_calls(step))
+        counts.append(count_calls(step))
     return counts
 
 
@@ -158,7 +139,7 @@ def test_panic_settles_all_without_a_call_for_each() -> None:
         pool.set_healthy(backend.addr, False)
 
     for healthy in (False, True):
-        assert _calls(lambda: pool.set_healthy(many[2_000].addr, healthy)) < 100  # noqa: B023
+        assert count_calls(lambda: pool.set_healthy(many[2_000].addr, healthy)) < 100  # noqa: B023
         assert pool.is_in_panic is not healthy
         _assert_consistent(pool)
 
@@ -215,7 +196,7 @@ def test_flapping_among_few_ready_ones_costs_no_look_at_all() -> None:
     for number in range(60):
         pool.set_open(many[3].addr, number % 2 == 0)
         picks: list[Backend] = []
-        assert _calls(lambda: picks.append(next(selection.iter(b"")))) < 100  # noqa: B023
+        assert count_calls(lambda: picks.append(next(selection.iter(b"")))) < 100  # noqa: B023
         assert pool.is_ready(picks[0].addr)
 
 

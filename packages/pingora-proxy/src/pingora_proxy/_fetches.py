@@ -22,7 +22,7 @@ __all__ = ["Fetch", "noted"]
 
 _T = TypeVar("_T")
 
-_fetches: dict[bytes, list[Fetch]] = {}
+_fetches: dict[bytes, set[Fetch]] = {}
 
 
 @final
@@ -41,13 +41,13 @@ class Fetch:
     def __init__(self, key: CacheKey) -> None:
         self.is_outdated = False
         self._hashed = key.primary_hash
-        _fetches.setdefault(self._hashed, []).append(self)
+        _fetches.setdefault(self._hashed, set()).add(self)
 
     def end(self) -> None:
         """Hear no more; nothing on the second call."""
         fetches = _fetches.get(self._hashed)
-        if fetches is not None and self in fetches:
-            fetches.remove(self)
+        if fetches is not None:
+            fetches.discard(self)
             if not fetches:
                 del _fetches[self._hashed]
 

@@ -199,3 +199,14 @@ def test_a_peer_cannot_make_this_side_keep_a_large_table() -> None:
 
     table = encoder.header_table
     assert sum(32 + len(name) + len(value) for name, value in table.dynamic_entries) <= 4096
+
+
+def test_large_fields_are_not_kept() -> None:
+    """What would push out the whole table is read by the peer, and leaves nothing behind here."""
+    encoder, reader = BlockEncoder(), Decoder()
+    encoder.encode([(b"x-kind", b"a")])
+    for number in range(100):
+        field = (b"x-policy", b"%04d" % number * 1000)
+        assert list(reader.decode(encoder.encode([field]), raw=True)) == [field]
+    assert [name for name, _ in encoder._places] == [b"x-kind"]
+    assert len(encoder.header_table.dynamic_entries) == 1

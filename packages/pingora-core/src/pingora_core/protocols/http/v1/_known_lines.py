@@ -21,6 +21,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from pingora_core.protocols.http._credentials import CREDENTIALS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,18 +36,6 @@ _MAX_LINES: Final = 2048
 _MAX_LINE_SIZE: Final = 128
 _MAX_SECTIONS: Final = 512
 _MAX_SECTION_SIZE: Final = 1024
-_CREDENTIALS: Final = frozenset(
-    {
-        b"api-key",
-        b"authorization",
-        b"cookie",
-        b"proxy-authorization",
-        b"set-cookie",
-        b"x-api-key",
-        b"x-auth-token",
-        b"x-csrf-token",
-    }
-)
 
 # Possessive, so that a long line cannot be made to backtrack; white space at the end is stripped
 # apart for the same reason.
@@ -86,7 +76,7 @@ class _Lines(dict[bytes, _Known]):
             raise KeyError(line)
         key = name.lower()
         known = ((name, value), key)
-        if len(line) <= _MAX_LINE_SIZE and key not in _CREDENTIALS:
+        if len(line) <= _MAX_LINE_SIZE and key not in CREDENTIALS:
             if len(self) >= _MAX_LINES:
                 self.clear()
             self[line] = known
@@ -147,7 +137,7 @@ def note_plain(head: bytes, fields: KnownFields, index: Mapping[bytes, bytes]) -
         fields: Its fields, as they were taken.
         index: The first value of each by its name in lower case.
     """
-    if len(head) <= _MAX_SECTION_SIZE and _CREDENTIALS.isdisjoint(index):
+    if len(head) <= _MAX_SECTION_SIZE and CREDENTIALS.isdisjoint(index):
         if len(_plain_sections) >= _MAX_SECTIONS:
             _plain_sections.clear()
         section = head[head.find(b"\r\n") + 2 : -4]

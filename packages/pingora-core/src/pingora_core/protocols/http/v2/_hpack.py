@@ -78,6 +78,7 @@ _UNSTEADY: Final = frozenset(
 # Those of them whose values are few and no secrets: they are remembered as they are written.
 _COUNTS: Final = frozenset({b"age", b"content-length"})
 _MAX_COUNTS: Final = 1024
+_MAX_COUNT_SIZE: Final = 20
 _counts: dict[tuple[bytes, bytes], bytes] = {}
 
 
@@ -298,18 +299,22 @@ class BlockEncoder(Encoder):
             if known is None:
                 # All of these names are in the static table.
                 known = _literal(_STATIC_NAMES[name], field, 0, 4)
-                if name in _COUNTS:
+                if name in _COUNTS and len(field[1]) <= _MAX_COUNT_SIZE:
                     if len(_counts) >= _MAX_COUNTS:
                         _counts.clear()
                     _counts[tuple(field)] = known  # type: ignore[index]  # of two
             return known
+        table = self.header_table
+        if len(name) + len(field[1]) + _OVERHEAD > table.maxsize * 3 // 4:
+            # It would push out nearly all that comes again (as nghttp2 has it).
+            return _literal(self._name_index(name), field, 0, 4)
         encoded = _literal(self._name_index(name), field, 0x40, 6)
-        entries = self.header_table.dynamic_entries
+        entries = table.dynamic_entries
         plain = (name, field[1])
-        self.header_table.add(*plain)
+        table.add(*plain)
         self._added += 1
         self._places[plain] = self._names[name] = self._added
-        if len(self._places) > 2 * len(entries) + 64:
+        if len(self._places) > 2 * len(entries) + 16:
             self._forget()
         return encoded
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pingora_core.protocols.http._credentials import CREDENTIALS
+
 if TYPE_CHECKING:
     from pingora_core.protocols.http.v2._field_rules import Fields
 
@@ -20,17 +22,6 @@ _MAX_SIZE: Final = 1024
 # A request has four pseudo-header fields.
 _PSEUDO: Final = 4
 _PLAIN: Final = {tuple}
-_CREDENTIALS: Final = frozenset(
-    {
-        b"api-key",
-        b"authorization",
-        b"cookie",
-        b"proxy-authorization",
-        b"x-api-key",
-        b"x-auth-token",
-        b"x-csrf-token",
-    }
-)
 
 
 class KnownRequest(NamedTuple):
@@ -78,7 +69,7 @@ def note_request(fields: Fields, method: bytes, items: Fields, values: dict[byte
         items: The fields of its head.
         values: Their values by name; no name repeats.
     """
-    if not _CREDENTIALS.isdisjoint(values):
+    if not CREDENTIALS.isdisjoint(values):
         return
     key, _ = _split(fields)
     if (
